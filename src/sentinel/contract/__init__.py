@@ -1,0 +1,1 @@
+"""The strict, versioned schema of an event: fields, decoding, refusals, quarantine."""

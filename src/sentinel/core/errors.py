@@ -1,0 +1,102 @@
+"""The one error type of the house, and the closed list of its codes.
+
+An error carries data; its sentence is derived: ``code: at: expected E, got G. Hint.``
+What came from outside is shortened and stripped of control characters before it is shown.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from sentinel.core import limits
+
+
+class ErrorCode(enum.StrEnum):
+    """Every way a call can fail, one line each in ``docs/errors.md``.
+
+    Reasons for refusing an *event* are not errors; they are
+    :class:`sentinel.contract.codes.RefusalCode`.
+    """
+
+    # core
+    FILE_MISSING = "file-missing"
+    FILE_UNREADABLE = "file-unreadable"
+    FILE_UNWRITABLE = "file-unwritable"
+    PATH_OUTSIDE = "path-outside"
+    CONFIGURATION_UNKNOWN_KEY = "configuration-unknown-key"
+    CONFIGURATION_INVALID = "configuration-invalid"
+    EXTRA_MISSING = "extra-missing"
+    # contract
+    # data
+    # features
+    # hardware, environment
+    # monitoring
+    # scoring
+    # release
+    # training
+    # streaming
+    # cli
+
+
+class SentinelError(Exception):
+    """The root of every error that Sentinel raises on purpose.
+
+    Parameters
+    ----------
+    code : ErrorCode
+        Which way it failed.
+    at : str
+        Where: a path, a field, a flag.
+    expected : str
+        What would have been right.
+    got : object
+        What came; shown shortened.
+    hint : str, optional
+        What the reader can do, as a sentence.
+
+    Examples
+    --------
+    >>> str(SentinelError(ErrorCode.FILE_MISSING, at="a.json", expected="a file", got="nothing"))
+    'file-missing: a.json: expected a file, got nothing.'
+    """
+
+    def __init__(
+        self, code: ErrorCode, *, at: str, expected: str, got: object, hint: str = ""
+    ) -> None:
+        self.code = code
+        self.at = shorten(at, n_characters_max=limits.ERROR_PLACE_CHARACTERS_MAX)
+        self.expected = expected
+        self.got = shorten(str(got))
+        self.hint = hint
+        sentence = f"{code}: {self.at}: expected {expected}, got {self.got}."
+        super().__init__(f"{sentence} {hint}" if hint else sentence)
+
+
+def shorten(text: str, *, n_characters_max: int = limits.ERROR_VALUE_CHARACTERS_MAX) -> str:
+    r"""Make outside text safe to show: one line, printable, bounded.
+
+    Parameters
+    ----------
+    text : str
+        Anything, hostile or not.
+    n_characters_max : int
+        Longest result before the ellipsis.
+
+    Returns
+    -------
+    str
+        The text with every non-printable character escaped, cut with ``…`` where too long.
+
+    Examples
+    --------
+    >>> shorten("a\nb")
+    'a\\nb'
+    """
+    head = text[: n_characters_max + 1]
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in head
+    )
+    if len(shown) <= n_characters_max and len(head) == len(text):
+        return shown
+    return shown[:n_characters_max] + "…"

@@ -1,0 +1,115 @@
+"""Files that are either whole or absent, and paths that stay inside their folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from sentinel.core.errors import ErrorCode, SentinelError
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never half.
+
+    The content goes to a temporary file beside the target, is synced, renamed over it, and the
+    directory entry is synced.
+
+    Raises
+    ------
+    SentinelError
+        ``file-unwritable`` when the folder is full, missing or not ours; nothing is left behind.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise SentinelError(
+            ErrorCode.FILE_UNWRITABLE,
+            at=str(path),
+            expected="a folder with room that this user may write",
+            got=error.strerror or error,
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_bounded(path: Path, *, n_bytes_max: int) -> bytes:
+    """Read a whole regular file of at most a stated size, following no symbolic link.
+
+    Raises
+    ------
+    SentinelError
+        ``file-missing``; ``file-unreadable`` for a link, a folder, a device, a file too large.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise SentinelError(
+            ErrorCode.FILE_MISSING, at=str(path), expected="a file", got="nothing"
+        ) from error
+    except OSError as error:
+        raise SentinelError(
+            ErrorCode.FILE_UNREADABLE,
+            at=str(path),
+            expected="a regular file",
+            got=error.strerror or error,
+        ) from error
+    with os.fdopen(handle, "rb") as file:
+        is_regular = os.path.isfile(handle)  # noqa: PTH113 -- the open file, not a path
+        content = file.read(n_bytes_max + 1) if is_regular else b""
+    if not is_regular or len(content) > n_bytes_max:
+        raise SentinelError(
+            ErrorCode.FILE_UNREADABLE,
+            at=str(path),
+            expected=f"a regular file of at most {n_bytes_max} bytes",
+            got="a larger one" if is_regular else "something else",
+        )
+    return content
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """Join a relative path that came from outside, refusing every way out of the folder.
+
+    Raises
+    ------
+    SentinelError
+        ``path-outside`` for an absolute path, ``..``, an empty part, a backslash or a NUL.
+
+    Examples
+    --------
+    >>> inside(Path("a"), "b/c.json").as_posix()
+    'a/b/c.json'
+    """
+    parts = relative.split("/")
+    plain = PurePosixPath(relative)
+    if (
+        plain.is_absolute()
+        or any(part in {"", ".", ".."} for part in parts)
+        or any(character in relative for character in ("\\", "\0"))
+    ):
+        raise SentinelError(
+            ErrorCode.PATH_OUTSIDE,
+            at=str(folder),
+            expected="a plain relative path inside the folder",
+            got=relative,
+        )
+    return folder.joinpath(*parts)

@@ -1,0 +1,1 @@
+"""Event sources: readers of published data sets, and the simulator."""

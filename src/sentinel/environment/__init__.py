@@ -1,0 +1,1 @@
+"""What the software stands on: versions, and their digest."""

@@ -1,0 +1,1 @@
+"""Metrics, drift, logs, the decision log, latency attribution."""

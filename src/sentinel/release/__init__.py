@@ -1,0 +1,1 @@
+"""The immutable, code-free folder that runs: build, gates, approvals, verification."""

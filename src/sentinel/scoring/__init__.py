@@ -1,0 +1,1 @@
+"""From a batch of raw events to a batch of decisions, guarded."""

@@ -1,0 +1,1 @@
+"""Workers that carry events from a source through the scorer."""
