@@ -1,0 +1,64 @@
+"""Documentation that cannot rot: what it names exists, and what exists is named."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import sentinel
+from sentinel.core.errors import ErrorCode
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(sentinel.__path__, prefix="sentinel.")
+    if not module.name.endswith("__main__") and ".templates." not in module.name
+)
+
+
+@pytest.mark.parametrize("code", ErrorCode, ids=str)
+def test_every_error_code_has_a_line(code: ErrorCode) -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    assert f"| `{code}` |" in text
+
+
+def test_every_documented_error_code_exists() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    documented = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)
+    assert documented == [str(code) for code in ErrorCode], "same codes, same order"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_are_true(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} does not say what it is for"
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_readme_leads_with_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    first_block = re.search(r"```\w*\n(.*?)```", text, re.DOTALL)
+    assert first_block is not None
+    commands = [line.split("#")[0].strip() for line in first_block[1].strip().split("\n")]
+    assert commands == ["make demo", "make test"]
+
+
+def test_documents_name_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        for target in re.findall(r"`make ([a-z]+)", document.read_text()):
+            assert target in targets, f"{document.name}: make {target}"
