@@ -33,6 +33,19 @@ class ErrorCode(enum.StrEnum):
     # monitoring
     # scoring
     # release
+    PIPELINE_INVALID = "pipeline-invalid"
+    RELEASE_MODEL_INVALID = "release-model-invalid"
+    RELEASE_NOT_ADMITTED = "release-not-admitted"
+    RELEASE_EXISTS = "release-exists"
+    RELEASE_MISSING = "release-missing"
+    RELEASE_STRUCTURE = "release-structure"
+    RELEASE_CORRUPT = "release-corrupt"
+    RELEASE_FORMAT_UNKNOWN = "release-format-unknown"
+    RELEASE_SIGNATURE_INVALID = "release-signature-invalid"
+    RELEASE_NOT_APPROVED = "release-not-approved"
+    RELEASE_GATE_FAILED = "release-gate-failed"
+    TRUST_INVALID = "trust-invalid"
+    KEY_INVALID = "key-invalid"
     # training
     # streaming
     # cli

@@ -36,6 +36,12 @@ WINDOW_TILES_DEFAULT = 12
 # --- scoring ----------------------------------------------------------------------------------
 
 # --- release ----------------------------------------------------------------------------------
+# Trees of one model: published boosted models of payments have hundreds.
+MODEL_TREES_MAX = 20_000
+# Nodes of one model: 200 trees of 31 leaves have 12,200; a million is 60 MB of ONNX.
+MODEL_NODES_MAX = 1_000_000
+# Inputs of one model: one float32 each for every event in the decision log.
+MODEL_FEATURES_MAX = 4_096
 
 # --- training ---------------------------------------------------------------------------------
 
