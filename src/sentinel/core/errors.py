@@ -28,6 +28,14 @@ class ErrorCode(enum.StrEnum):
     EXTRA_MISSING = "extra-missing"
     # contract
     # data
+    EVENT_FILE_DAMAGED = "event-file-damaged"
+    EVENT_FILE_CHANGED = "event-file-changed"
+    EVENT_FILE_POSITION = "event-file-position"
+    DATASET_MISSING = "dataset-missing"
+    DATASET_DAMAGED = "dataset-damaged"
+    DATASET_COLUMNS = "dataset-columns"
+    DATASET_VALUE = "dataset-value"
+    SIMULATION_INVALID = "simulation-invalid"
     # features
     # hardware, environment
     # monitoring
@@ -48,7 +56,16 @@ class ErrorCode(enum.StrEnum):
     KEY_INVALID = "key-invalid"
     # training
     # streaming
+    SOURCE_EMPTY = "source-empty"
+    CHECKPOINT_MISMATCH = "checkpoint-mismatch"
+    CONSERVATION_BROKEN = "conservation-broken"
     # cli
+    USAGE_INVALID = "usage-invalid"
+    OUTPUT_EXISTS = "output-exists"
+    IO_FAILED = "io-failed"
+    INTERRUPTED = "interrupted"
+    TERMINATED = "terminated"
+    INTERNAL = "internal"
 
 
 class SentinelError(Exception):
