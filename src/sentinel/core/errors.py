@@ -39,7 +39,18 @@ class ErrorCode(enum.StrEnum):
     # features
     # hardware, environment
     # monitoring
+    DECISION_LOG_BUSY = "decision-log-busy"
+    DECISION_LOG_BLOCKED = "decision-log-blocked"
+    DECISION_LOG_DAMAGED = "decision-log-damaged"
+    REFERENCE_INVALID = "reference-invalid"
     # scoring
+    POLICY_INVALID = "policy-invalid"
+    FALLBACK_INVALID = "fallback-invalid"
+    MODEL_INVALID = "model-invalid"
+    MODEL_FAILED = "model-failed"
+    CANARY_INVALID = "canary-invalid"
+    BREAKER_REFUSED = "breaker-refused"
+    SCORER_CLOSED = "scorer-closed"
     # release
     PIPELINE_INVALID = "pipeline-invalid"
     RELEASE_MODEL_INVALID = "release-model-invalid"

@@ -26,14 +26,63 @@ FLOAT_EXACT_INTEGER_MAX = 1 << 53
 EVENT_TIME_SKEW_MS_MAX = 5 * 60 * 1000
 
 # --- data -------------------------------------------------------------------------------------
+# One read of an event file: large enough to hide the call, small enough to stay in the cache.
+EVENT_FILE_BLOCK_BYTES = 4 << 20
+# One batch of a file, whatever its number of events.
+EVENT_FILE_BATCH_BYTES_MAX = 16 << 20
+EVENT_FILE_BATCH_EVENTS_DEFAULT = 4096
+EVENT_FILE_BATCH_EVENTS_MAX = 1 << 20
+# A longer line is handed on as its head with its whole length: it is too large anyway.
+EVENT_FILE_LINE_BYTES_MAX = 1 << 20
+# Bytes kept of such a line: enough for the contract to see that it is over the limit.
+EVENT_FILE_LINE_HEAD_BYTES = EVENT_BYTES_MAX + 1
+# Transactions as gzip shrink 5 to 30 times; beyond this the file is a bomb, not a log.
+EVENT_FILE_EXPANSION_MAX = 200
+# Below this much output the ratio is not looked at: a small file of one repeated event is fine.
+EVENT_FILE_EXPANSION_FREE_BYTES = 256 << 20
+# How long a follower sleeps when a file has not grown.
+EVENT_FILE_POLL_S = 0.05
 
 # --- features ---------------------------------------------------------------------------------
 # Tiles a window: look-back is exact to W/N (DESIGN, Features).
 WINDOW_TILES_DEFAULT = 12
 
 # --- monitoring -------------------------------------------------------------------------------
+# Records that wait for the log's writer: four segments, about 15 MB each at 32 features.
+LOG_QUEUE_RECORDS_MAX = 4 * 65_536
+# Records of one Parquet segment: large enough to compress, small enough to hold in memory twice.
+LOG_SEGMENT_RECORDS_MAX = 65_536
+# How long a record may wait for its segment: what a killed process may lose, in seconds.
+LOG_SEGMENT_S_MAX = 10.0
+# How long the policy `block` lets scoring wait for room before it says so.
+LOG_WAIT_S_MAX = 30.0
+# Pause between two tries to write a segment that did not fit.
+LOG_RETRY_S = 0.5
+# Spilled bytes kept at most: ten minutes at 10,000 decisions a second.
+LOG_SPILL_BYTES_MAX = 1 << 30
+# Features of one vector: the log has a column for each, the metrics a series for each.
+FEATURES_MAX = 256
 
 # --- scoring ----------------------------------------------------------------------------------
+# Rows of one call of the champion: bounds the memory of one batch, 64 MB at 256 features.
+SCORE_ROWS_MAX = 65_536
+# Champion calls in the air at once: threads of one process, with room; more are answered without.
+BREAKER_CALLS_MAX = 64
+# Calls that the breaker's error rate may look back on.
+BREAKER_WINDOW_CALLS_MAX = 10_000
+# A champion's model file: 20,000 trees of 31 leaves are below this.
+MODEL_BYTES_MAX = 512 << 20
+# Canary events and vectors: all of them are scored at every check, which must stay in milliseconds.
+CANARY_EVENTS_MAX = 4_096
+CANARY_VECTORS_MAX = 4_096
+# Widest canary tolerance, in log-odds: 0.01 moves no probability by more than 0.0025.
+CANARY_TOLERANCE_MAX = 0.01
+# Sources whose refused share is watched; one more shares the place of the rest.
+SOURCES_WATCHED_MAX = 1_024
+# Rows copied for probing a half-open breaker: enough to see a slow or failing champion.
+PROBE_ROWS_MAX = 256
+# Bad rows that the shut-off rule remembers.
+INSANE_ROWS_REMEMBERED_MAX = 4_096
 
 # --- release ----------------------------------------------------------------------------------
 # Trees of one model: published boosted models of payments have hundreds.
@@ -49,6 +98,10 @@ MODEL_FEATURES_MAX = 4_096
 
 _RELATIONS = {
     "a shown value fits the shown place": ERROR_VALUE_CHARACTERS_MAX <= ERROR_PLACE_CHARACTERS_MAX,
+    "a line that is cut was too large as an event": EVENT_BYTES_MAX < EVENT_FILE_LINE_HEAD_BYTES,
+    "the head of a line is a part of it": EVENT_FILE_LINE_HEAD_BYTES < EVENT_FILE_LINE_BYTES_MAX,
+    "a line fits a block": EVENT_FILE_LINE_BYTES_MAX <= EVENT_FILE_BLOCK_BYTES,
+    "a block fits a batch": EVENT_FILE_BLOCK_BYTES <= EVENT_FILE_BATCH_BYTES_MAX,
 }
 for _relation, _holds in _RELATIONS.items():
     if not _holds:
