@@ -37,6 +37,12 @@ class ErrorCode(enum.StrEnum):
     DATASET_VALUE = "dataset-value"
     SIMULATION_INVALID = "simulation-invalid"
     # features
+    STATE_CORRUPT = "state-corrupt"
+    STATE_FORMAT = "state-format"
+    STATE_OF_ANOTHER_FEATURE_SET = "state-of-another-feature-set"
+    STATE_GAP = "state-gap"
+    STATE_RECORD_TOO_LARGE = "state-record-too-large"
+    STATE_UNWRITABLE = "state-unwritable"
     # hardware, environment
     # monitoring
     DECISION_LOG_BUSY = "decision-log-busy"

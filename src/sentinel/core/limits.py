@@ -46,6 +46,8 @@ EVENT_FILE_POLL_S = 0.05
 # --- features ---------------------------------------------------------------------------------
 # Tiles a window: look-back is exact to W/N (DESIGN, Features).
 WINDOW_TILES_DEFAULT = 12
+# One record of the write-ahead log is one micro-batch; a larger length is a damaged one.
+WAL_RECORD_BYTES_MAX = 64 << 20
 
 # --- monitoring -------------------------------------------------------------------------------
 # Records that wait for the log's writer: four segments, about 15 MB each at 32 features.

@@ -1,0 +1,1 @@
+"""Where feature state lives: stores with one meaning and one conformance suite."""

@@ -1,0 +1,373 @@
+"""Append-only log of what was applied to the state, so that a crash loses nothing acknowledged.
+
+Layout, little-endian::
+
+    wal-<first sequence, 20 digits>.log
+      head    8s magic, u32 format, 32s identity, u64 epoch, u64 first sequence, u32 crc
+      record  4s marker, u32 payload bytes, u64 sequence, u64 synced, u32 kind, u32 crc, payload
+
+``crc`` is CRC-32 over all that precedes it and, for a record, the payload. Sequences run without
+a gap over all segments. ``synced`` is the last sequence that was on the disk for certain when the
+record was written. Reading stops at the first record that is not whole:
+
+* a later record says that it had been synced, or the segment is not the last: corruption. An
+  error names file and offset.
+* otherwise it is the end of a write that a crash or a power cut interrupted. The tail is cut off,
+  said in ``torn_tail``, and the position of the state moves back with it.
+
+After a failed write the log cuts back to the last whole record before it writes again, so it
+works when room returns. After a failed sync it refuses for good: what the kernel then holds is
+unknown (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentinel.core import limits
+from sentinel.core.disk import Disk, DiskFile
+from sentinel.core.errors import ErrorCode, SentinelError
+
+MAGIC = b"SNTLWAL\n"
+MARKER = b"\xf1rec"
+FORMAT = 1
+_HEAD = struct.Struct("<8sI32sQQ")
+_RECORD = struct.Struct("<4sIQQI")
+_CRC = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size + _CRC.size
+RECORD_HEAD_BYTES = _RECORD.size + _CRC.size
+
+
+@dataclass(frozen=True, slots=True)
+class WalRecord:
+    """One applied batch.
+
+    Attributes
+    ----------
+    sequence : int
+        Position in this log, from 1, without a gap.
+    kind : int
+        What the payload is, for the store.
+    payload : bytes
+    synced : int
+        Last sequence that was on the disk for certain when this one was written.
+    """
+
+    sequence: int
+    kind: int
+    payload: bytes
+    synced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """What recovery cut off: the end of a write that a crash interrupted."""
+
+    path: Path
+    offset: int
+    n_bytes: int
+
+
+def segment_name(first_sequence: int) -> str:
+    """Name the segment that starts with a sequence."""
+    return f"wal-{first_sequence:020d}.log"
+
+
+def segment_paths(disk: Disk, folder: Path) -> list[Path]:
+    """List the segments in a folder, oldest first."""
+    return [
+        folder / name
+        for name in disk.names(folder)
+        if name.startswith("wal-") and name.endswith(".log")
+    ]
+
+
+def encode_head(identity: bytes, epoch: int, first_sequence: int) -> bytes:
+    """Encode the head of a segment; ``identity`` is 32 bytes."""
+    head = _HEAD.pack(MAGIC, FORMAT, identity, epoch, first_sequence)
+    return head + _CRC.pack(zlib.crc32(head))
+
+
+def encode_record(record: WalRecord) -> bytes:
+    """Encode one record with its checksum."""
+    head = _RECORD.pack(MARKER, len(record.payload), record.sequence, record.synced, record.kind)
+    crc = zlib.crc32(record.payload, zlib.crc32(head))
+    return head + _CRC.pack(crc) + record.payload
+
+
+def _decode_record(content: bytes, offset: int) -> tuple[WalRecord, int] | None:
+    """Decode the record at an offset; None when it is not whole there."""
+    if offset + RECORD_HEAD_BYTES > len(content):
+        return None
+    marker, n_bytes, sequence, synced, kind = _RECORD.unpack_from(content, offset)
+    start = offset + RECORD_HEAD_BYTES
+    end = start + n_bytes
+    if marker != MARKER or n_bytes > limits.WAL_RECORD_BYTES_MAX or end > len(content):
+        return None
+    (crc,) = _CRC.unpack_from(content, offset + _RECORD.size)
+    payload = content[start:end]
+    head = content[offset : offset + _RECORD.size]
+    if zlib.crc32(payload, zlib.crc32(head)) != crc:
+        return None
+    return WalRecord(sequence, kind, payload, synced), end
+
+
+def _was_synced(content: bytes, offset: int, sequence: int) -> bool:
+    """Whether any whole record after the offset says that ``sequence`` was on the disk."""
+    position = content.find(MARKER, offset + 1)
+    while position >= 0:
+        decoded = _decode_record(content, position)
+        if decoded is not None and decoded[0].synced >= sequence:
+            return True
+        position = content.find(MARKER, position + 1)
+    return False
+
+
+def _corrupt(path: Path, offset: int, expected: str, got: object) -> SentinelError:
+    return SentinelError(
+        ErrorCode.STATE_CORRUPT,
+        at=f"{path.name}:{offset}",
+        expected=expected,
+        got=got,
+        hint="Restore the file, or move the state folder away and replay the source.",
+    )
+
+
+def _check_head(content: bytes, path: Path, identity: bytes) -> tuple[int, int]:
+    """Return epoch and first sequence of a segment, or raise."""
+    magic, version, found, epoch, first_sequence = _HEAD.unpack_from(content)
+    (crc,) = _CRC.unpack_from(content, _HEAD.size)
+    if magic != MAGIC or crc != zlib.crc32(content[: _HEAD.size]):
+        raise _corrupt(path, 0, "a segment head", "a damaged one")
+    if version != FORMAT:
+        raise SentinelError(
+            ErrorCode.STATE_FORMAT,
+            at=path.name,
+            expected=f"format {FORMAT}",
+            got=version,
+            hint="Use the version of Sentinel that wrote it, or replay the source.",
+        )
+    if found != identity:
+        raise SentinelError(
+            ErrorCode.STATE_OF_ANOTHER_FEATURE_SET,
+            at=path.name,
+            expected=f"state of feature set {identity.hex()[:12]}",
+            got=f"feature set {found.hex()[:12]}",
+            hint="Give the new feature set a state folder of its own and replay the source.",
+        )
+    return epoch, first_sequence
+
+
+class WriteAheadLog:
+    """The log of one state folder.
+
+    Use :meth:`recover` first, once, to read what is there; then :meth:`append` and
+    :meth:`commit`.
+
+    Parameters
+    ----------
+    disk : Disk
+    folder : Path
+        Exists, and is locked by the caller: one writer at a time.
+    identity : bytes
+        32 bytes: the feature-set identity; another one's log is refused.
+    epoch : int
+        Fencing token of this owner, at least 0, larger than any earlier owner's.
+    syncs : bool
+        True for durability class ``power``: commit returns after the disk has it.
+    """
+
+    def __init__(
+        self, disk: Disk, folder: Path, *, identity: bytes, epoch: int = 0, syncs: bool = False
+    ) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._identity = identity
+        self._epoch = epoch
+        self._syncs = syncs
+        self._file: DiskFile | None = None
+        self._path = folder
+        self._n_bytes = 0
+        self._is_dirty = False
+        self._has_failed = False
+        self._pending: list[bytes] = []
+        self._synced = 0
+        self.sequence = 0
+        self.epoch_found = 0
+        self.torn_tail: TornTail | None = None
+
+    def recover(self, *, after: int) -> Iterator[WalRecord]:
+        """Yield every whole record with a sequence above ``after``, oldest first.
+
+        Raises
+        ------
+        SentinelError
+            ``state-corrupt`` (file and offset), ``state-format``,
+            ``state-of-another-feature-set``, ``state-gap`` when records are missing.
+        """
+        paths = segment_paths(self._disk, self._folder)
+        self.sequence = after
+        expected_next: int | None = None
+        for path in paths:
+            is_last = path == paths[-1]
+            for record in self._read_segment(path, is_last=is_last):
+                if expected_next is not None and record.sequence != expected_next:
+                    raise self._gap(path, expected_next, record.sequence)
+                expected_next = record.sequence + 1
+                if record.sequence <= after:
+                    continue
+                if record.sequence != self.sequence + 1:
+                    raise self._gap(path, self.sequence + 1, record.sequence)
+                self.sequence = record.sequence
+                yield record
+
+    def _gap(self, path: Path, expected: int, got: int) -> SentinelError:
+        return SentinelError(
+            ErrorCode.STATE_GAP,
+            at=path.name,
+            expected=f"record {expected}",
+            got=f"record {got}",
+            hint="A segment or a snapshot is missing: restore it, or replay the source.",
+        )
+
+    def _read_segment(self, path: Path, *, is_last: bool) -> Iterator[WalRecord]:
+        content = self._disk.read(path)
+        if len(content) < HEAD_BYTES:
+            if not is_last:
+                raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes")
+            self._cut(path, 0, len(content))
+            return
+        epoch, first_sequence = _check_head(content, path, self._identity)
+        self.epoch_found = max(self.epoch_found, epoch)
+        offset = HEAD_BYTES
+        next_sequence = first_sequence
+        while offset < len(content):
+            decoded = _decode_record(content, offset)
+            if decoded is None:
+                if not is_last or _was_synced(content, offset, next_sequence):
+                    raise _corrupt(path, offset, "a whole record", "a damaged one")
+                self._cut(path, offset, len(content) - offset)
+                return
+            record, offset = decoded
+            next_sequence = record.sequence + 1
+            yield record
+
+    def _cut(self, path: Path, offset: int, n_bytes: int) -> None:
+        self.torn_tail = TornTail(path, offset, n_bytes)
+        if offset == 0:
+            self._disk.remove(path)
+        else:
+            self._disk.truncate(path, offset)
+
+    def append(self, kind: int, payload: bytes) -> int:
+        """Take a record into the next commit; returns its sequence."""
+        if len(payload) > limits.WAL_RECORD_BYTES_MAX:
+            raise SentinelError(
+                ErrorCode.STATE_RECORD_TOO_LARGE,
+                at=str(self._folder),
+                expected=f"at most {limits.WAL_RECORD_BYTES_MAX} bytes in a record",
+                got=len(payload),
+                hint="Apply smaller batches.",
+            )
+        self.sequence += 1
+        record = WalRecord(self.sequence, kind, payload, self._synced)
+        self._pending.append(encode_record(record))
+        return self.sequence
+
+    def commit(self) -> None:
+        """Write the appended records; with ``syncs``, return when a power cut cannot take them.
+
+        Raises
+        ------
+        SentinelError
+            ``state-unwritable``. The records stay pending, and the next commit tries again from
+            the last whole record, except after a failed sync: then every call is refused.
+        """
+        if not self._pending:
+            return
+        if self._has_failed:
+            raise self._unwritable("a disk that syncs", "a failed sync; restart to recover")
+        content = b"".join(self._pending)
+        try:
+            self._ensure_open()
+            if self._file is None:  # pragma: no cover -- _ensure_open opens or raises
+                return
+            self._is_dirty = True
+            self._file.write(content)
+        except OSError as error:
+            raise self._unwritable("room for the log", error.strerror or error) from error
+        self._is_dirty = False
+        self._n_bytes += len(content)
+        self._pending.clear()
+        if self._syncs:
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._file is None:  # pragma: no cover -- called after a write only
+            return
+        try:
+            self._file.sync()
+        except OSError as error:
+            self._has_failed = True
+            raise self._unwritable("a disk that syncs", error.strerror or error) from error
+        self._synced = self.sequence
+
+    def _ensure_open(self) -> None:
+        if self._file is not None and not self._is_dirty:
+            return
+        if self._file is not None:
+            # The last write may have left part of a record behind.
+            self._disk.truncate(self._path, self._n_bytes)
+            self._is_dirty = False
+            return
+        first = self.sequence - len(self._pending) + 1
+        self._path = self._folder / segment_name(first)
+        self._disk.remove(self._path)
+        file = self._disk.create(self._path)
+        head = encode_head(self._identity, self._epoch, first)
+        try:
+            file.write(head)
+            if self._syncs:
+                file.sync()
+                self._disk.sync_folder(self._folder)
+        except OSError:
+            file.close()
+            self._disk.remove(self._path)
+            raise
+        self._file = file
+        self._n_bytes = len(head)
+
+    def _unwritable(self, expected: str, got: object) -> SentinelError:
+        return SentinelError(
+            ErrorCode.STATE_UNWRITABLE,
+            at=str(self._folder),
+            expected=expected,
+            got=got,
+            hint="Nothing that was acknowledged is lost; make room or replace the disk.",
+        )
+
+    def rotate(self) -> None:
+        """End the segment: the next commit starts a new one. Call after a snapshot."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def drop_through(self, sequence: int) -> list[Path]:
+        """Remove the segments that hold nothing above a sequence; returns what was removed."""
+        paths = segment_paths(self._disk, self._folder)
+        firsts = [int(path.stem.removeprefix("wal-")) for path in paths]
+        removed = []
+        for path, next_first in zip(paths, firsts[1:], strict=False):
+            if next_first <= sequence + 1:
+                self._disk.remove(path)
+                removed.append(path)
+        return removed
+
+    def close(self) -> None:
+        """Release the file; pending records that were never committed are dropped."""
+        self._pending.clear()
+        self.rotate()
