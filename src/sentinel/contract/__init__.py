@@ -1,1 +1,42 @@
 """The strict, versioned schema of an event: fields, decoding, refusals, quarantine."""
+
+from __future__ import annotations
+
+from sentinel.contract.batch import EventBatch, RawBatch
+from sentinel.contract.codes import RefusalCode
+from sentinel.contract.contract import Contract
+from sentinel.contract.fields import (
+    Boolean,
+    Category,
+    Decimal,
+    EventId,
+    EventTime,
+    Float,
+    Integer,
+    Key,
+    Text,
+    Timestamp,
+)
+from sentinel.contract.schema import ContractSchema, Field, FieldKind, FieldRole, TimeUnit
+
+__all__ = [
+    "Boolean",
+    "Category",
+    "Contract",
+    "ContractSchema",
+    "Decimal",
+    "EventBatch",
+    "EventId",
+    "EventTime",
+    "Field",
+    "FieldKind",
+    "FieldRole",
+    "Float",
+    "Integer",
+    "Key",
+    "RawBatch",
+    "RefusalCode",
+    "Text",
+    "TimeUnit",
+    "Timestamp",
+]

@@ -27,6 +27,9 @@ class ErrorCode(enum.StrEnum):
     CONFIGURATION_INVALID = "configuration-invalid"
     EXTRA_MISSING = "extra-missing"
     # contract
+    CONTRACT_INVALID = "contract-invalid"
+    QUARANTINE_UNWRITABLE = "quarantine-unwritable"
+    QUARANTINE_DAMAGED = "quarantine-damaged"
     # data
     EVENT_FILE_DAMAGED = "event-file-damaged"
     EVENT_FILE_CHANGED = "event-file-changed"

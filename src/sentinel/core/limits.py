@@ -24,6 +24,27 @@ CONTRACT_FIELDS_MAX = 128
 FLOAT_EXACT_INTEGER_MAX = 1 << 53
 # Event time against the receiving clock, both ways (DESIGN, Contract).
 EVENT_TIME_SKEW_MS_MAX = 5 * 60 * 1000
+# Event times by default lie in this century: 2000-01-01 to 2100-01-01, UTC.
+TIME_DEFAULT_MIN_MS = 946_684_800_000
+TIME_DEFAULT_MAX_MS = 4_102_444_800_000
+# No contract may reach further than year 9999, either way: RFC 3339 ends there.
+TIME_MS_MAX = 253_402_300_799_999
+# A name is compared in nine 8-byte words, its closing quote included.
+FIELD_NAME_BYTES_MAX = 64
+CONTRACT_NAME_CHARACTERS_MAX = 64
+# A contract of 128 fields with full category lists is under this.
+CONTRACT_FILE_BYTES_MAX = 16 << 20
+# One text may fill a quarter of an event.
+TEXT_BYTES_MAX = EVENT_BYTES_MAX // 4
+TEXT_BYTES_DEFAULT = 256
+# A UUID is 36 bytes, a SHA-256 in hexadecimal 64.
+KEY_BYTES_DEFAULT = 64
+CATEGORIES_MAX = 1024
+CATEGORY_BYTES_MAX = 128
+# Digits after the point: nano-units are finer than any currency.
+DECIMAL_SCALE_MAX = 9
+# Minor units that survive the way into a float64 feature.
+DECIMAL_MINOR_MAX = FLOAT_EXACT_INTEGER_MAX
 
 # --- data -------------------------------------------------------------------------------------
 # One read of an event file: large enough to hide the call, small enough to stay in the cache.
@@ -48,6 +69,10 @@ EVENT_FILE_POLL_S = 0.05
 WINDOW_TILES_DEFAULT = 12
 # One record of the write-ahead log is one micro-batch; a larger length is a damaged one.
 WAL_RECORD_BYTES_MAX = 64 << 20
+# The head of a snapshot is JSON about a few dozen arrays.
+SNAPSHOT_HEAD_BYTES_MAX = 4 << 20
+# Snapshots kept: the newest, and one to fall back to when that is damaged.
+SNAPSHOTS_KEPT = 2
 
 # --- monitoring -------------------------------------------------------------------------------
 # Records that wait for the log's writer: four segments, about 15 MB each at 32 features.
@@ -91,8 +116,38 @@ INSANE_ROWS_REMEMBERED_MAX = 4_096
 MODEL_TREES_MAX = 20_000
 # Nodes of one model: 200 trees of 31 leaves have 12,200; a million is 60 MB of ONNX.
 MODEL_NODES_MAX = 1_000_000
-# Inputs of one model: one float32 each for every event in the decision log.
-MODEL_FEATURES_MAX = 4_096
+# Longest path from the root of a tree: the runtime builds trees by recursion, and a stack ends.
+MODEL_TREE_DEPTH_MAX = 512
+# Nodes of one computation graph: trees need 2, a linear model 5, a deep tabular network dozens.
+MODEL_GRAPH_NODES_MAX = 512
+# Columns of any intermediate result: with SCORE_ROWS_MAX it bounds the memory of one call.
+MODEL_WIDTH_MAX = 4_096
+# Text inside a model file (names, modes): what an operator may be called.
+MODEL_TEXT_BYTES_MAX = 256
+# Pairs of model metadata: ours writes fewer than ten.
+MODEL_METADATA_MAX = 32
+# Any single file of a release; the model is the largest.
+RELEASE_FILE_BYTES_MAX = MODEL_BYTES_MAX
+# All files of a release together.
+RELEASE_BYTES_MAX = 1 << 30
+# Files of one release, signatures left out: eight today.
+RELEASE_FILES_MAX = 32
+# The manifest names 32 files and where they come from: tens of kilobytes at most.
+MANIFEST_BYTES_MAX = 256 * 1024
+# A JSON file of a release (contract, features, reference, canary).
+RELEASE_JSON_BYTES_MAX = 64 << 20
+# Longest name of a file, a release or a person, in characters.
+RELEASE_NAME_CHARACTERS_MAX = 64
+# One signed statement: a few hundred bytes of payload.
+SIGNATURE_BYTES_MAX = 16 * 1024
+# Keys of one trust file: people of one company who may approve.
+TRUST_KEYS_MAX = 1_000
+# A trust file is written by hand.
+TRUST_BYTES_MAX = 1 << 20
+# Longest validity that an approval may claim; a trust file may ask for less.
+APPROVAL_DAYS_MAX = 366
+# Releases of one registry folder that are listed.
+REGISTRY_RELEASES_MAX = 10_000
 
 # --- training ---------------------------------------------------------------------------------
 
