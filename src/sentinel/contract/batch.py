@@ -31,6 +31,10 @@ class RawBatch:
     received_at_ms : ndarray of int64, shape (n_events,), or None
         When the broker or the server received each event; None where nobody knows (a file),
         and then event time is held only against the contract's own bounds.
+    whole_lengths : ndarray of int64, shape (n_events,), or None
+        Length in bytes of each event as it came. It is more than ``ends[i] - starts[i]`` where a
+        reader kept only the head of an event far over ``EVENT_BYTES_MAX`` (the head is itself
+        over it, so the contract refuses it). None where nothing was cut.
     """
 
     content: npt.NDArray[np.uint8]
@@ -40,6 +44,7 @@ class RawBatch:
     partition: int
     positions: Int64Array
     received_at_ms: Int64Array | None = None
+    whole_lengths: Int64Array | None = None
 
     @property
     def n_events(self) -> int:
