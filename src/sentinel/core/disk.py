@@ -17,7 +17,7 @@ from sentinel.core.files import sync_folder
 class DiskFile(Protocol):
     """A file open for appending."""
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Append all of the bytes; they survive the process, not a power cut."""
 
     def sync(self) -> None:
@@ -66,7 +66,7 @@ class _SystemFile:
             path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600
         )
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Append all of the bytes."""
         view = memoryview(content)
         while view:

@@ -42,7 +42,7 @@ class _MemoryFile:
         self._path = path
         self._inode = inode
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Append; at a full disk a part is written, then the call fails."""
         room = self._disk.room_bytes()
         if room is not None and len(content) > room:
