@@ -1,0 +1,116 @@
+"""``sentinel init``: a small working project of the user's own."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from sentinel.cli import options
+from sentinel.cli.output import Output, pairs
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import write_atomically
+
+# Where each file of the project comes from. Names with a leading dot are written here only:
+# they would be left out of a built package.
+PROJECT_FILES = {
+    "README.md": "README.md",
+    "Makefile": "Makefile",
+    "pipeline.py": "pipeline.py",
+    "sentinel.toml": "sentinel.toml",
+    "tests/test_pipeline.py": "test_pipeline.py",
+    ".github/workflows/check.yml": "check.yml",
+    ".gitignore": "gitignore",
+}
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_NAME_CHARACTERS_MAX = 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=options.examples(
+            "sentinel init card-watch",
+            "cd card-watch && make check       simulate, train, build, verify, replay",
+        ),
+    )(init)
+
+
+def init(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Name of the project: card-watch."),
+    ],
+    folder: Annotated[
+        Path, typer.Option("--in", help="Folder to make the project folder in.")
+    ] = Path(),
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a small working project: pipeline, configuration, tests, workflow.
+
+    Nothing that exists is overwritten.
+    """
+    output = Output(as_json=as_json)
+    project = folder / check_name(name)
+    written = write_project(project, name)
+    output.document({"project": str(project), "files": written})
+    output.show(
+        pairs(f"{project}/", dict.fromkeys(written, "")),
+        f"Next:  cd {project} && make check",
+    )
+
+
+def check_name(name: str) -> str:
+    """Refuse a name that would not do as a folder and as the name of a pipeline.
+
+    Raises
+    ------
+    SentinelError
+        ``usage-invalid``.
+
+    Examples
+    --------
+    >>> check_name("card-watch")
+    'card-watch'
+    """
+    if len(name) > _NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="NAME",
+            expected="lower-case letters, digits and single hyphens, at most 40, a letter first",
+            got=name,
+        )
+    return name
+
+
+def write_project(project: Path, name: str) -> list[str]:
+    """Write every file of the project into a folder that is new or empty.
+
+    Raises
+    ------
+    SentinelError
+        ``output-exists`` when anything stands there; ``file-unwritable``.
+    """
+    if project.is_symlink() or (project.exists() and not _is_empty_folder(project)):
+        raise SentinelError(
+            ErrorCode.OUTPUT_EXISTS,
+            at=str(project),
+            expected="a new or empty folder",
+            got="something that stands there already",
+            hint="Choose another name; nothing was changed.",
+        )
+    templates = resources.files("sentinel.cli").joinpath("templates")
+    for target, source in PROJECT_FILES.items():
+        text = templates.joinpath(source).read_text(encoding="utf-8")
+        path = project / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, Template(text).substitute(name=name).encode())
+    return list(PROJECT_FILES)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

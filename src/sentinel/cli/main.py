@@ -1,0 +1,53 @@
+"""The command ``sentinel``: its commands, by the group they belong to."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import sentinel
+from sentinel.cli import init, options
+from sentinel.cli.boundary import run_command
+from sentinel.cli.exits import ExitCode
+from sentinel.cli.output import write_line
+
+app = typer.Typer(
+    name="sentinel",
+    help="From an event stream to a decision people can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=options.examples(
+        "sentinel demo                        the whole way, with an example",
+        "sentinel init my-project             a small working project of your own",
+        "sentinel replay RELEASE --help       what one command takes",
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        write_line(f"sentinel {sentinel.__version__}")
+        raise typer.Exit(ExitCode.OK)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """From an event stream to a decision people can trust."""
+
+
+init.register(app)
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(run_command(app, sys.argv[1:]))

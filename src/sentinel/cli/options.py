@@ -1,0 +1,38 @@
+"""Options that several commands share, and the form of their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
+EventsPath = Annotated[Path, typer.Option("--events", help="Events, one JSON object a line.")]
+FeedbackPath = Annotated[
+    Path | None,
+    typer.Option("--feedback", help="Feedback (late labels), one JSON object a line."),
+]
+ReleaseFolder = Annotated[Path, typer.Argument(help="Folder of the release.", metavar="RELEASE")]
+Unapproved = Annotated[
+    bool,
+    typer.Option(
+        "--unapproved",
+        help="Serve a release that lacks an approval; every page and metric then says so.",
+    ),
+]
+TrustFile = Annotated[
+    Path | None,
+    typer.Option("--trust", help="Trust file: whose approvals count. See docs/release.md."),
+]
+
+
+def examples(*lines: str) -> str:
+    r"""Make the closing lines of a help page; brackets are text, not markup.
+
+    Examples
+    --------
+    >>> examples("sentinel status my-release")
+    'Examples:\n\n  sentinel status my-release'
+    """
+    return "\n".join(["Examples:", "", *(f"  {line}" for line in lines)]).replace("[", r"\[")

@@ -1,0 +1,236 @@
+"""How a command speaks: people read tables, scripts read one JSON document.
+
+What people and scripts asked for goes to stdout; progress, notes and errors go to stderr. Nothing
+that came from outside is interpreted as markup, and its control characters are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from sentinel.core.errors import shorten
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+# Tables are made to be read at this width; a wider terminal does not stretch them.
+WIDTH_COLUMNS = 100
+
+
+class StdoutClosedError(Exception):
+    """The reader of stdout has gone (``sentinel … | head``)."""
+
+
+class Advance(Protocol):
+    """What long work calls to tell how far it is."""
+
+    def __call__(self, done: float, note: str = "") -> None:
+        """Tell how much of the total is done, and what is going on."""
+
+
+class Output:
+    """The two streams of one command.
+
+    Parameters
+    ----------
+    as_json : bool
+        Print one JSON document instead of tables.
+
+    Examples
+    --------
+    >>> Output(as_json=True).document({"decided": 3})
+    {"decided": 3}
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def show(self, *parts: RenderableType) -> None:
+        """Print tables and text for people; nothing with ``--json``."""
+        if self.as_json:
+            return
+        try:
+            console = _console(to_stderr=False)
+            for part in parts:
+                console.print(part)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise StdoutClosedError from error
+
+    def document(self, document: Mapping[str, object]) -> None:
+        """Print the one JSON document of the command; nothing without ``--json``."""
+        if self.as_json:
+            write_line(json.dumps(plain(document), allow_nan=False))
+
+    def note(self, text: str) -> None:
+        """Say something on stderr that is not the result."""
+        _console(to_stderr=True).print(text, style="dim")
+
+    @contextmanager
+    def progress(self, title: str, *, total: float) -> Iterator[Advance]:
+        """Show a progress bar on stderr, on a terminal only.
+
+        Yields a callable that takes how much of ``total`` is done, and a note.
+        """
+        console = _console(to_stderr=True)
+        if not console.is_terminal or console.is_dumb_terminal:
+            yield _silent
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=console, transient=True, refresh_per_second=5) as bar:
+            task = bar.add_task(title, total=max(total, 1), note="")
+
+            def advance(done: float, note: str = "") -> None:
+                bar.update(task, completed=done, note=note)
+
+            yield advance
+
+
+def _silent(done: float, note: str = "") -> None:
+    """Nobody looks."""
+
+
+def _console(*, to_stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    probe = Console(file=stream, markup=False, highlight=False, emoji=False)
+    width = min(probe.width, WIDTH_COLUMNS) if probe.is_terminal else WIDTH_COLUMNS
+    return Console(
+        file=stream, markup=False, highlight=False, emoji=False, width=width, soft_wrap=False
+    )
+
+
+def write_line(line: str) -> None:
+    """Write one line to stdout, at once.
+
+    Raises
+    ------
+    StdoutClosedError
+        When nobody reads any more.
+    """
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise StdoutClosedError from error
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Make a table; numbers stand on the right, everything else on the left."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [[cell if isinstance(cell, Text) else _cell(cell) for cell in row] for row in rows]
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if any(header) else box.SIMPLE,
+        show_header=any(header),
+        pad_edge=False,
+    )
+    for index, name in enumerate(header):
+        is_number = bool(lines) and all(
+            not isinstance(line[index], Text) and _looks_numeric(str(line[index])) for line in lines
+        )
+        made.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for line in lines:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in line))
+    return made
+
+
+def pairs(title: str, rows: Mapping[str, object]) -> Table:
+    """Make a table of names and values without a header."""
+    from rich.text import Text
+
+    return table(title, ["", ""], [(Text(name, style="dim"), rows[name]) for name in rows])
+
+
+def panel(title: str, *parts: RenderableType, style: str = "cyan") -> RenderableType:
+    """Put a frame around something."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    return Panel(Group(*parts), title=Text(title), title_align="left", border_style=style)
+
+
+def plain(value: object) -> object:
+    """Make a value fit for strict JSON: NaN and infinity become null, odd types text.
+
+    Examples
+    --------
+    >>> plain({"drift": float("nan"), "counts": (1, 2)})
+    {'drift': None, 'counts': [1, 2]}
+    """
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """Show a number for people; a dash where there is none.
+
+    Examples
+    --------
+    >>> number(1234567), number(0.12345), number(None)
+    ('1,234,567', '0.123', '–')
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def duration_ms(seconds: float | None) -> str:
+    """Show a duration in milliseconds.
+
+    Examples
+    --------
+    >>> duration_ms(0.0123)
+    '12.30 ms'
+    """
+    return "–" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1000:,.2f} ms"
+
+
+def is_debugging() -> bool:
+    """Tell whether the user asked for tracebacks."""
+    return os.environ.get("SENTINEL_DEBUG", "") == "1"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) or value is None:
+        return number(value)
+    return "\n".join(
+        shorten(line, n_characters_max=WIDTH_COLUMNS) for line in str(value).split("\n")
+    )
+
+
+def _looks_numeric(text: str) -> bool:
+    return bool(text) and text[0] in "0123456789-–+" and text[-1] in "0123456789%s–"

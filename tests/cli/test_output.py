@@ -1,0 +1,73 @@
+"""People read tables, scripts read strict JSON, and nothing from outside is markup."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
+
+from sentinel.cli.output import WIDTH_COLUMNS, Output, number, pairs, plain, table
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_any_document_is_strict_json(value: object) -> None:
+    text = json.dumps(plain({"value": value}), allow_nan=False)
+    text.encode("ascii")
+    json.loads(text, parse_constant=pytest.fail)
+
+
+def test_json_is_the_only_thing_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(as_json=True)
+    output.show("for people")
+    output.note("on the side")
+    output.document({"drift": math.nan})
+    with output.progress("work", total=3) as advance:
+        advance(1, "one")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"drift": None}
+    assert captured.err == "on the side\n"
+
+
+def test_people_get_tables_and_no_document(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    output.show(pairs("Counts", {"decided": 12345}))
+    output.document({"decided": 12345})
+    out = capsys.readouterr().out
+    assert "12,345" in out
+    assert "{" not in out
+
+
+def test_outside_text_is_neither_markup_nor_control(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().show(table("", ["name"], [["[red]\x1b[31m:smile:[/nothing]"]]))
+    out = capsys.readouterr().out
+    assert "[red]" in out
+    assert ":smile:" in out
+    assert "\x1b" not in out
+
+
+@given(st.lists(st.lists(st.text(max_size=200), min_size=3, max_size=3), max_size=5))
+def test_a_table_is_never_wider_than_the_page(rows: list[list[str]]) -> None:
+    console = Console(width=WIDTH_COLUMNS, markup=False)
+    with console.capture() as capture:
+        console.print(table("Rows", ["a", "b", "c"], rows))
+    for line in capture.get().split("\n"):
+        assert Text(line).cell_len <= WIDTH_COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (1234567, "1,234,567"), (0.5, "0.500"), (None, "–"), (math.inf, "–")],
+)
+def test_numbers_read_well(value: float | None, shown: str) -> None:
+    assert number(value) == shown
