@@ -152,6 +152,13 @@ REGISTRY_RELEASES_MAX = 10_000
 # --- training ---------------------------------------------------------------------------------
 
 # --- streaming --------------------------------------------------------------------------------
+# A decision line is 200 to 300 bytes: thousands a system call.
+DECISION_FILE_BUFFER_BYTES = 1 << 20
+# A checkpoint costs a sync of the decisions: rarely enough not to be felt, often enough that a
+# kill costs a second of work.
+CHECKPOINT_EVENTS = 65_536
+# Batches whose durations are kept for percentiles; beyond it every second one is dropped.
+BATCH_DURATIONS_MAX = 65_536
 
 _RELATIONS = {
     "a shown value fits the shown place": ERROR_VALUE_CHARACTERS_MAX <= ERROR_PLACE_CHARACTERS_MAX,

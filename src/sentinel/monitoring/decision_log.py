@@ -1,0 +1,587 @@
+"""The decision log: every decision counted, and written so that it can be reproduced.
+
+``append`` puts a batch on a bounded queue; one thread writes Parquet segments. Where a batch
+finds no room (a slow or a full disk), the policy says what happens, and the count says that it
+did. At every moment::
+
+    decided = written + spilled + dropped + queued + lost
+
+and ``queued`` is 0 after :meth:`DecisionLog.flush` and :meth:`DecisionLog.close`. ``lost`` counts
+what earlier processes held in memory when they were killed; it never grows while one runs.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import write_atomically
+from sentinel.monitoring.log_ledger import Ledger
+from sentinel.monitoring.log_records import LogContext, LogRecords, chain, to_arrow
+from sentinel.monitoring.log_segments import (
+    FORMAT,
+    SPILL_FOLDER,
+    LogHead,
+    SegmentMetadata,
+    encode_segment,
+    find_head,
+    segment_path,
+    sha256_of_segment,
+    write_head,
+)
+from sentinel.monitoring.log_spill import SpillFile, list_spilled, read_spilled, write_spilled
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LEDGER_NAME = "counts.bin"
+LOCK_NAME = "lock"
+
+
+class FullPolicy(enum.StrEnum):
+    """What happens to a batch that finds the queue full."""
+
+    BLOCK = "block"  # scoring waits, and fails when it has waited too long: nothing is lost
+    SPILL = "spill"  # it is written to the spill folder, and taken in again later
+    DROP = "drop"  # it is dropped and counted: scoring never waits
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log behaves; every bound has its default in :mod:`sentinel.core.limits`.
+
+    Attributes
+    ----------
+    policy : FullPolicy
+    queue_records_max : int
+        Records in memory at most (one batch may be larger when the queue is empty).
+    segment_records_max : int
+        Records of one segment, whole batches.
+    segment_s_max : float
+        A record is in a segment after this many seconds at most.
+    wait_s_max : float
+        How long ``block`` and :meth:`DecisionLog.close` wait.
+    retry_s : float
+        Pause before a segment that could not be written is tried again.
+    spill_folder : Path or None
+        Another disk for spilled batches; None for a folder inside the log.
+    spill_bytes_max : int
+        Bytes that may wait there.
+    """
+
+    policy: FullPolicy = FullPolicy.BLOCK
+    queue_records_max: int = limits.LOG_QUEUE_RECORDS_MAX
+    segment_records_max: int = limits.LOG_SEGMENT_RECORDS_MAX
+    segment_s_max: float = limits.LOG_SEGMENT_S_MAX
+    wait_s_max: float = limits.LOG_WAIT_S_MAX
+    retry_s: float = limits.LOG_RETRY_S
+    spill_folder: Path | None = None
+    spill_bytes_max: int = limits.LOG_SPILL_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """What became of every record, at one moment.
+
+    Attributes
+    ----------
+    decided, written, spilled, dropped, queued, lost : int
+        ``decided = written + spilled + dropped + queued + lost``, over the life of the folder.
+    ingested : int
+        Spilled records that have since been taken into segments.
+    n_segments : int
+        Number of the last segment.
+    n_write_errors : int
+        Segments that could not be written at once, since start.
+    n_incomplete_files : int
+        Incomplete files of a killed process, removed at start.
+    last_error : str
+        Why the log is degraded; empty when it is not.
+    """
+
+    decided: int
+    written: int
+    spilled: int
+    dropped: int
+    queued: int
+    lost: int
+    ingested: int
+    n_segments: int
+    n_write_errors: int
+    n_incomplete_files: int
+    last_error: str
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every decision is accounted for; anything else is a defect of Sentinel."""
+        accounted = self.written + self.spilled + self.dropped + self.queued + self.lost
+        return self.decided == accounted
+
+
+@dataclass(slots=True)
+class _State:
+    """What the two threads share; guarded by the condition."""
+
+    queue: deque[pa.RecordBatch] = field(default_factory=deque)
+    n_queued: int = 0
+    oldest_at_s: float = 0.0
+    spilled: deque[SpillFile] = field(default_factory=deque)
+    spilled_bytes: int = 0
+    n_spill_files: int = 0
+    n_write_errors: int = 0
+    last_error: str = ""
+    is_flushing: bool = False
+    close_by_s: float | None = None
+
+
+class DecisionLog:
+    """Write decisions to a folder; see the module for what is promised.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when absent. One process at a time; segments of earlier ones are continued.
+    context : LogContext
+        What all records of this process share.
+    settings : LogSettings
+
+    Raises
+    ------
+    SentinelError
+        ``decision-log-busy``, ``decision-log-damaged``, ``file-unwritable``.
+    """
+
+    def __init__(self, folder: Path, context: LogContext, settings: LogSettings) -> None:
+        self._folder = folder
+        self._context = context
+        self._settings = settings
+        self._spill_folder = settings.spill_folder or folder / SPILL_FOLDER
+        _make_folders(folder, self._spill_folder)
+        self._lock_handle = _lock(folder / LOCK_NAME)
+        try:
+            self._n_incomplete = _remove_incomplete(folder) + _remove_incomplete(self._spill_folder)
+            self._ledger = Ledger(folder / LEDGER_NAME)
+            self._head, last = find_head(folder)
+            self._state = _State()
+            self._reconcile(last)
+        except BaseException:
+            os.close(self._lock_handle)
+            raise
+        self._condition = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+        self._thread.start()
+
+    # --- what scoring calls ------------------------------------------------------------------
+
+    def append(self, records: LogRecords) -> None:
+        """Take the decisions of one batch.
+
+        Raises
+        ------
+        SentinelError
+            ``decision-log-blocked`` under the policy ``block``; then nothing was counted and
+            the same batch may be given again.
+        """
+        if records.n_records == 0:
+            return
+        batch = to_arrow(records, self._context)
+        with self._condition:
+            self._check_open()
+            if self._settings.policy is FullPolicy.BLOCK:
+                self._wait_for_room(batch.num_rows)
+            if self._has_room(batch.num_rows):
+                self._ledger.add("decided", batch.num_rows)
+                self._enqueue(batch)
+                return
+            if self._settings.policy is FullPolicy.SPILL and self._spill(batch):
+                return
+            self._ledger.add("decided", batch.num_rows)
+            self._ledger.add("dropped", batch.num_rows)
+
+    def flush(self, *, wait_s_max: float = limits.LOG_WAIT_S_MAX) -> bool:
+        """Wait until everything appended so far is in segments; False when time ran out."""
+        deadline = time.monotonic() + wait_s_max
+        with self._condition:
+            self._state.is_flushing = True
+            self._condition.notify_all()
+            while self._state.n_queued and self._thread.is_alive():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._condition.wait(left)
+            return not self._state.n_queued
+
+    def close(self) -> None:
+        """Write what is queued, for at most ``wait_s_max``; spill or drop, and count, the rest."""
+        if self._is_closed:
+            return
+        with self._condition:
+            self._is_closed = True
+            self._state.close_by_s = time.monotonic() + self._settings.wait_s_max
+            self._condition.notify_all()
+        self._thread.join(self._settings.wait_s_max + limits.LOG_WAIT_S_MAX)
+        is_stuck = self._thread.is_alive()
+        if not is_stuck:
+            with self._condition:
+                self._give_up_queue()
+        self._ledger.sync()
+        os.close(self._lock_handle)
+        if is_stuck:
+            raise SentinelError(
+                ErrorCode.DECISION_LOG_BLOCKED,
+                at=str(self._folder),
+                expected="a disk that answers",
+                got="a write that does not return",
+            )
+
+    def counts(self) -> LogCounts:
+        """Count what became of every record; always balanced."""
+        with self._condition:
+            state, ledger = self._state, self._ledger
+            return LogCounts(
+                decided=ledger.get("decided"),
+                written=ledger.get("written"),
+                spilled=ledger.get("spilled"),
+                dropped=ledger.get("dropped"),
+                queued=state.n_queued,
+                lost=ledger.get("lost"),
+                ingested=ledger.get("ingested"),
+                n_segments=self._head.segment,
+                n_write_errors=state.n_write_errors,
+                n_incomplete_files=self._n_incomplete,
+                last_error=state.last_error,
+            )
+
+    @property
+    def head(self) -> LogHead:
+        """Where the chain ends now. Keep it elsewhere to prove later that nothing was cut off."""
+        with self._condition:
+            return self._head
+
+    def __enter__(self) -> DecisionLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- under the condition -----------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError("append to a decision log that is closed")
+
+    def _has_room(self, n_records: int) -> bool:
+        queued = self._state.n_queued
+        return queued == 0 or queued + n_records <= self._settings.queue_records_max
+
+    def _wait_for_room(self, n_records: int) -> None:
+        deadline = time.monotonic() + self._settings.wait_s_max
+        while not self._has_room(n_records):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise SentinelError(
+                    ErrorCode.DECISION_LOG_BLOCKED,
+                    at=str(self._folder),
+                    expected=f"room within {self._settings.wait_s_max} s",
+                    got=self._state.last_error or "a queue that stays full",
+                    hint="Make room on the disk, or choose the policy spill or drop.",
+                )
+            self._condition.wait(left)
+
+    def _enqueue(self, batch: pa.RecordBatch) -> None:
+        if not self._state.queue:
+            self._state.oldest_at_s = time.monotonic()
+        self._state.queue.append(batch)
+        self._state.n_queued += batch.num_rows
+        self._condition.notify_all()
+
+    def _spill(self, batch: pa.RecordBatch, *, is_counted: bool = False) -> bool:
+        """Spill one batch and count it; False when there is no room for that either."""
+        state = self._state
+        try:
+            file = write_spilled(
+                self._spill_folder,
+                batch,
+                self._context,
+                number=state.n_spill_files + 1,
+                n_bytes_max=self._settings.spill_bytes_max - state.spilled_bytes,
+            )
+        except SentinelError as error:
+            state.last_error = str(error)
+            return False
+        state.n_spill_files = file.number
+        state.spilled.append(file)
+        state.spilled_bytes += file.n_bytes
+        if not is_counted:
+            self._ledger.add("decided", batch.num_rows)
+        self._ledger.add("spilled", batch.num_rows)
+        self._ledger.put("spill_files", file.number)
+        return True
+
+    def _give_up_queue(self) -> None:
+        while self._state.queue:
+            batch = self._state.queue.popleft()
+            self._state.n_queued -= batch.num_rows
+            can_spill = self._settings.policy is FullPolicy.SPILL
+            if not (can_spill and self._spill(batch, is_counted=True)):
+                self._ledger.add("dropped", batch.num_rows)
+
+    # --- start -------------------------------------------------------------------------------
+
+    def _reconcile(self, last: SegmentMetadata | None) -> None:
+        """Bring the counts in line with the files, and count what a killed process lost."""
+        ledger, state = self._ledger, self._state
+        if last is not None:
+            ledger.put("written", last.written)
+            ledger.put("ingested", last.ingested)
+        for file in list_spilled(self._spill_folder):
+            if last is not None and file.path.name in last.spill_files:
+                file.path.unlink()
+                continue
+            if file.number > ledger.get("spill_files"):
+                ledger.add("decided", file.n_records)
+                ledger.add("spilled", file.n_records)
+                ledger.put("spill_files", file.number)
+            state.spilled.append(file)
+            state.spilled_bytes += file.n_bytes
+        state.n_spill_files = ledger.get("spill_files")
+        accounted = sum(ledger.get(name) for name in ("written", "spilled", "dropped", "lost"))
+        lost = ledger.get("decided") - accounted
+        ledger.add("lost" if lost > 0 else "decided", abs(lost))
+        ledger.sync()
+
+    # --- the writer --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                work = self._wait_for_work()
+            if work is None:
+                return
+            if work:
+                if not self._write(work, self._context, files=()):
+                    return
+            elif not self._ingest():
+                return
+
+    def _wait_for_work(self) -> list[pa.RecordBatch] | None:
+        """Return batches for one segment, an empty list to take in spilled ones, None to end."""
+        state, settings = self._state, self._settings
+        while True:
+            now = time.monotonic()
+            age_s = now - state.oldest_at_s
+            is_due = state.n_queued >= settings.segment_records_max or (
+                state.n_queued > 0
+                and (state.is_flushing or self._is_closed or age_s >= settings.segment_s_max)
+            )
+            if is_due:
+                return self._take()
+            state.is_flushing = False
+            if self._is_closed:
+                return None
+            if state.spilled and state.n_queued * 2 < settings.segment_records_max:
+                return []
+            self._condition.wait(settings.segment_s_max - age_s if state.n_queued else None)
+
+    def _take(self) -> list[pa.RecordBatch]:
+        """Choose the oldest whole batches that make one segment; they stay on the queue."""
+        chosen: list[pa.RecordBatch] = []
+        n_records = 0
+        for batch in self._state.queue:
+            if chosen and n_records + batch.num_rows > self._settings.segment_records_max:
+                break
+            chosen.append(batch)
+            n_records += batch.num_rows
+        return chosen
+
+    def _ingest(self) -> bool:
+        """Write the oldest spilled batches that fit one segment; False to end."""
+        with self._condition:
+            waiting = list(self._state.spilled)
+        batches: list[pa.RecordBatch] = []
+        files: list[SpillFile] = []
+        context, n_records = self._context, 0
+        for file in waiting:
+            if batches and n_records + file.n_records > self._settings.segment_records_max:
+                break
+            try:
+                batch, batch_context = read_spilled(file.path)
+            except SentinelError as error:
+                self._set_aside(file, error)
+                return True
+            if batches and batch_context != context:
+                break
+            context = batch_context
+            batches.append(batch)
+            files.append(file)
+            n_records += file.n_records
+        return self._write(batches, context, files=tuple(files))
+
+    def _set_aside(self, file: SpillFile, error: SentinelError) -> None:
+        """Keep a spilled file that cannot be read, out of the way, and say so."""
+        file.path.rename(file.path.with_suffix(".damaged"))
+        with self._condition:
+            self._state.spilled.remove(file)
+            self._state.spilled_bytes -= file.n_bytes
+            self._state.last_error = str(error)
+
+    def _write(
+        self, batches: list[pa.RecordBatch], context: LogContext, *, files: tuple[SpillFile, ...]
+    ) -> bool:
+        """Write one segment, trying until it is written or the log closes; False to end."""
+        table, metadata = self._build(batches, context, files)
+        content = encode_segment(table, metadata)
+        head = LogHead(
+            segment=metadata.segment,
+            n_records=metadata.first_record + metadata.n_records,
+            sha256=sha256_of_segment(content),
+            record_hash=metadata.last_record_hash,
+        )
+        while True:
+            try:
+                write_atomically(segment_path(self._folder, head.segment), content)
+                break
+            except SentinelError as error:
+                if not self._wait_to_retry(error):
+                    return False
+        self._settle(batches, head, files)
+        return True
+
+    def _build(
+        self, batches: list[pa.RecordBatch], context: LogContext, files: tuple[SpillFile, ...]
+    ) -> tuple[pa.Table, SegmentMetadata]:
+        import numpy as np
+        import pyarrow as pa
+
+        first, previous = self._head.n_records, self._head.record_hash
+        numbered = []
+        for batch in batches:
+            hashes = chain(batch, first_record=first, previous=previous)
+            numbers = np.arange(first, first + batch.num_rows, dtype=np.int64)
+            numbered.append(
+                pa.RecordBatch.from_arrays(
+                    [pa.array(numbers), *batch.columns, pa.array(hashes)],
+                    schema=pa.schema(
+                        [
+                            pa.field("record", pa.int64(), nullable=False),
+                            *batch.schema,
+                            pa.field("record_hash", pa.uint64(), nullable=False),
+                        ]
+                    ),
+                )
+            )
+            first += batch.num_rows
+            previous = int(hashes[-1])
+        n_records = first - self._head.n_records
+        metadata = SegmentMetadata(
+            format=FORMAT,
+            segment=self._head.segment + 1,
+            first_record=self._head.n_records,
+            n_records=n_records,
+            previous_sha256=self._head.sha256,
+            previous_record_hash=self._head.record_hash,
+            last_record_hash=previous,
+            written=self._ledger.get("written") + (0 if files else n_records),
+            ingested=self._ledger.get("ingested") + (n_records if files else 0),
+            spill_files=tuple(file.path.name for file in files),
+            context=context,
+        )
+        return pa.Table.from_batches(numbered), metadata
+
+    def _wait_to_retry(self, error: SentinelError) -> bool:
+        with self._condition:
+            state = self._state
+            state.n_write_errors += 1
+            state.last_error = str(error)
+            self._condition.notify_all()
+            wake_at_s = time.monotonic() + self._settings.retry_s
+            while (now := time.monotonic()) < wake_at_s:
+                if state.close_by_s is not None and now >= state.close_by_s:
+                    return False
+                self._condition.wait(wake_at_s - now)
+            return state.close_by_s is None or time.monotonic() < state.close_by_s
+
+    def _settle(
+        self, batches: list[pa.RecordBatch], head: LogHead, files: tuple[SpillFile, ...]
+    ) -> None:
+        """Count a segment that is on the disk, and forget what it holds."""
+        n_records = sum(batch.num_rows for batch in batches)
+        with self._condition:
+            state = self._state
+            self._head = head
+            if files:
+                self._ledger.add("ingested", n_records)
+                for file in files:
+                    state.spilled.remove(file)
+                    state.spilled_bytes -= file.n_bytes
+            else:
+                for _ in batches:
+                    state.queue.popleft()
+                state.n_queued -= n_records
+                state.oldest_at_s = time.monotonic()
+                self._ledger.add("written", n_records)
+            state.last_error = ""
+            self._condition.notify_all()
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        try:
+            write_head(self._folder, head)
+        except SentinelError as error:
+            # The segment itself says where the chain ends; the head only says it sooner.
+            with self._condition:
+                self._state.last_error = str(error)
+        self._ledger.sync()
+
+
+def _make_folders(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise SentinelError(
+                ErrorCode.FILE_UNWRITABLE,
+                at=str(folder),
+                expected="a folder that this user may make",
+                got=error.strerror or error,
+            ) from error
+
+
+def _lock(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise SentinelError(
+            ErrorCode.DECISION_LOG_BUSY,
+            at=str(path.parent),
+            expected="a folder that no other process writes",
+            got="one that is locked",
+        ) from error
+    return handle
+
+
+def _remove_incomplete(folder: Path) -> int:
+    """Remove what a killed process had not finished; such names start with a dot."""
+    incomplete = [
+        path for path in folder.iterdir() if path.name.startswith((".decisions", ".spill", ".head"))
+    ]
+    for path in incomplete:
+        path.unlink()
+    return len(incomplete)

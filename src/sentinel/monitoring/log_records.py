@@ -1,0 +1,398 @@
+"""Decisions as the log takes them: columns in, one Arrow batch out, and its chained hashes.
+
+The chain, for record ``k`` of the log::
+
+    hash(k) = SipHash-2-4(hash(k - 1), k, times, score, codes, feature hash, source, position,
+                          status of each feature, event id)
+
+so a record that is changed, removed, moved or added no longer fits the hash that is stored with
+it. SipHash has a public key here: it names the place. What proves the content is the SHA-256 of
+each segment, which the next segment and the head of the log carry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.core.native import native
+from sentinel.core.siphash import siphash, siphash_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+# Fixed part of the hashed content of one record: ten words of eight bytes.
+_N_WORDS = 10
+
+# Columns that the writer adds to those that come in.
+CHAIN_COLUMNS = ("record", "record_hash")
+
+
+@dataclass(frozen=True, slots=True)
+class LogContext:
+    """What is the same for every record of a segment, and is needed to reproduce a decision.
+
+    Attributes
+    ----------
+    release, release_digest : str
+        Name and manifest digest of the release that decided.
+    environment_digest : str
+        Digest of the software it ran on (:mod:`sentinel.environment.fingerprint`).
+    execution_provider : str
+        What ran the champion, such as ``CPUExecutionProvider``.
+    thresholds : dict of str to float
+        The thresholds of the policy, by name; finite.
+    feature_names : tuple of str
+        Column order of the feature vectors.
+    contract_hash : str
+        ``schema_hash`` of the contract of the events.
+    outcomes, served_by, reasons : tuple of str
+        Names of the codes 0, 1, 2 … in the columns of the same name.
+    """
+
+    release: str
+    release_digest: str
+    environment_digest: str
+    execution_provider: str
+    thresholds: dict[str, float]
+    feature_names: tuple[str, ...]
+    contract_hash: str
+    outcomes: tuple[str, ...]
+    served_by: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecords:
+    """Decisions of one batch, as columns. The arrays are handed over: do not change them after.
+
+    Attributes
+    ----------
+    id_content : ndarray of uint8
+        Bytes that hold the event ids, UTF-8.
+    id_spans : ndarray of int64, shape (n, 2)
+        Event id ``i`` is ``id_content[id_spans[i, 0]:id_spans[i, 1]]``.
+    event_time_ms, decided_at_ms : ndarray of int64, shape (n,)
+        Milliseconds since the epoch.
+    score : ndarray of float64, shape (n,)
+        Finite wherever ``is_held`` is False.
+    is_held : ndarray of bool, shape (n,)
+        True where there is no score: the log holds null there.
+    outcome, served_by, reason : ndarray of uint8, shape (n,)
+        Codes; :class:`LogContext` has their names.
+    features : ndarray of float32, shape (n, n_features), C order
+        The vectors that were scored. Values that are not finite are null in the log's columns,
+        and the whole vector of such a row is kept as bytes beside them.
+    feature_status : ndarray of uint8, shape (n, n_features), C order
+    feature_hash : ndarray of uint64, shape (n,)
+        SipHash-2-4 of each vector's bytes.
+    source : str
+        File or topic the events came from.
+    partition : int
+    positions : ndarray of int64, shape (n,)
+        Position of each event in its partition.
+    """
+
+    id_content: npt.NDArray[np.uint8]
+    id_spans: npt.NDArray[np.int64]
+    event_time_ms: npt.NDArray[np.int64]
+    decided_at_ms: npt.NDArray[np.int64]
+    score: npt.NDArray[np.float64]
+    is_held: npt.NDArray[np.bool_]
+    outcome: npt.NDArray[np.uint8]
+    served_by: npt.NDArray[np.uint8]
+    reason: npt.NDArray[np.uint8]
+    features: npt.NDArray[np.float32]
+    feature_status: npt.NDArray[np.uint8]
+    feature_hash: npt.NDArray[np.uint64]
+    source: str
+    partition: int
+    positions: npt.NDArray[np.int64]
+
+    @property
+    def n_records(self) -> int:
+        """How many decisions."""
+        return len(self.id_spans)
+
+
+def to_arrow(records: LogRecords, context: LogContext) -> pa.RecordBatch:
+    """Turn decisions into one Arrow batch without a Python loop over rows.
+
+    Parameters
+    ----------
+    records : LogRecords
+    context : LogContext
+        Its names of codes and features shape the columns.
+
+    Returns
+    -------
+    pyarrow.RecordBatch
+        All columns of a segment except :data:`CHAIN_COLUMNS`.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not agree, a code has no name or a score is not finite: our own
+        invariants, never input.
+    """
+    import pyarrow as pa
+
+    n = records.n_records
+    _check(records, context)
+    offsets, id_bytes = _gather(_frozen(records.id_content), _frozen(records.id_spans))
+    score = pa.array(records.score, mask=records.is_held if records.is_held.any() else None)
+    features, raw = _features(records.features, context.feature_names)
+    status = np.ascontiguousarray(records.feature_status)
+    n_features = len(context.feature_names)
+    zeros = np.zeros(n, dtype=np.uint8)
+    columns = {
+        "event_id": pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(id_bytes)),
+        "event_time": _instants(records.event_time_ms),
+        "decided_at": _instants(records.decided_at_ms),
+        "score": score,
+        "outcome": _codes(records.outcome, context.outcomes),
+        "served_by": _codes(records.served_by, context.served_by),
+        "reason": _codes(records.reason, context.reasons),
+        "feature_hash": pa.array(np.ascontiguousarray(records.feature_hash)),
+        "source": _codes(zeros, (records.source,)),
+        "partition": pa.array(np.full(n, records.partition, dtype=np.int32)),
+        "position": pa.array(np.ascontiguousarray(records.positions)),
+        "features": features,
+        "feature_status": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(n_features), n, [None, pa.py_buffer(status)]
+        ),
+        "features_raw": raw,
+    }
+    nullable = {"score", "features_raw"}
+    schema = pa.schema(
+        [pa.field(name, array.type, name in nullable) for name, array in columns.items()]
+    )
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
+def chain(batch: pa.RecordBatch, *, first_record: int, previous: int) -> npt.NDArray[np.uint64]:
+    """Compute the chained hash of every record of a batch.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        As :func:`to_arrow` makes it; further columns are ignored.
+    first_record : int
+        Number of the first record in the log.
+    previous : int
+        Hash of the record before it; 0 at the start of a log.
+
+    Returns
+    -------
+    ndarray of uint64, shape (n,)
+    """
+    ids = batch.column("event_id")
+    offsets = np.frombuffer(ids.buffers()[1], dtype=np.int32)[
+        ids.offset : ids.offset + len(ids) + 1
+    ]
+    id_bytes = ids.buffers()[2]
+    score = batch.column("score")
+    words = np.zeros((len(ids), _N_WORDS), dtype=np.uint64)
+    words[:, 1] = np.arange(first_record, first_record + len(ids), dtype=np.uint64)
+    words[:, 2] = _words(batch, "event_time")
+    words[:, 3] = _words(batch, "decided_at")
+    words[:, 4] = score.fill_null(0.0).to_numpy(zero_copy_only=False).view(np.uint64)
+    words[:, 5] = score.is_null().to_numpy(zero_copy_only=False)
+    for shift, name in ((8, "outcome"), (16, "served_by"), (24, "reason")):
+        words[:, 5] |= code_values(batch, name).astype(np.uint64) << np.uint64(shift)
+    words[:, 6] = _words(batch, "feature_hash")
+    words[:, 7] = _source_hashes(batch)
+    words[:, 8] = batch.column("partition").to_numpy().astype(np.int64).view(np.uint64)
+    words[:, 9] = _words(batch, "position")
+    return _chain_hashes(
+        words,
+        _frozen(fixed_bytes(batch, "feature_status")),
+        _frozen(offsets),
+        _frozen(np.frombuffer(id_bytes or b"", dtype=np.uint8)),
+        np.uint64(previous),
+    )
+
+
+def feature_vectors(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """Rebuild the vectors that were scored, to the last bit.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_features), C order
+    """
+    columns = batch.column("features").flatten()
+    vectors = np.empty((batch.num_rows, len(columns)), dtype=np.float32)
+    for index, column in enumerate(columns):
+        vectors[:, index] = column.to_numpy(zero_copy_only=False)
+    raw = batch.column("features_raw")
+    if raw.null_count < len(raw):
+        for row in np.flatnonzero(raw.is_valid().to_numpy(zero_copy_only=False)):
+            vectors[row] = np.frombuffer(raw[int(row)].as_py(), dtype=np.float32)
+    return vectors
+
+
+def feature_hashes(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Hash each vector: SipHash-2-4 of its bytes.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, n_features)
+    """
+    contiguous = np.ascontiguousarray(vectors)
+    return siphash_rows(contiguous.view(np.uint8).reshape(len(contiguous), -1))
+
+
+def fixed_bytes(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint8]:
+    """Return a column of fixed-size binary as a matrix of bytes, shape (n, n_bytes)."""
+    column = batch.column(name)
+    width = column.type.byte_width
+    if not len(column) or not width:
+        return np.zeros((len(column), width), dtype=np.uint8)
+    flat = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+    flat = flat[column.offset * width : (column.offset + len(column)) * width]
+    return flat.reshape(len(column), width)
+
+
+def code_values(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint8]:
+    """Return the codes of a dictionary column."""
+    codes: npt.NDArray[np.uint8] = batch.column(name).indices.to_numpy().astype(np.uint8)
+    return codes
+
+
+def _check(records: LogRecords, context: LogContext) -> None:
+    n, n_features = records.n_records, len(context.feature_names)
+    shapes = {
+        "features": records.features.shape == (n, n_features),
+        "feature_status": records.feature_status.shape == (n, n_features),
+        "score": bool(np.isfinite(records.score[~records.is_held]).all()),
+    }
+    for name, names in (
+        ("outcome", context.outcomes),
+        ("served_by", context.served_by),
+        ("reason", context.reasons),
+    ):
+        codes: npt.NDArray[np.uint8] = getattr(records, name)
+        shapes[name] = len(codes) == n and (n == 0 or int(codes.max()) < len(names))
+    for name in ("event_time_ms", "decided_at_ms", "is_held", "feature_hash", "positions"):
+        shapes[name] = len(getattr(records, name)) == n
+    wrong = [name for name, holds in shapes.items() if not holds]
+    if wrong:
+        raise ValueError(f"log records of {n} rows and {n_features} features: {wrong} do not fit")
+
+
+def _instants(milliseconds: npt.NDArray[np.int64]) -> pa.Array:
+    import pyarrow as pa
+
+    buffer = pa.py_buffer(np.ascontiguousarray(milliseconds))
+    return pa.Array.from_buffers(pa.timestamp("ms", "UTC"), len(milliseconds), [None, buffer])
+
+
+def _codes(codes: npt.NDArray[np.uint8], names: tuple[str, ...]) -> pa.DictionaryArray:
+    import pyarrow as pa
+
+    indices = pa.array(np.ascontiguousarray(codes))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()), safe=False)
+
+
+def _features(
+    features: npt.NDArray[np.float32], names: tuple[str, ...]
+) -> tuple[pa.StructArray, pa.Array]:
+    import pyarrow as pa
+
+    columns = np.ascontiguousarray(features.T)
+    is_finite: npt.NDArray[np.bool_] = np.isfinite(columns)
+    raw = pa.nulls(len(features), pa.binary())
+    fields = [pa.field(name, pa.float32()) for name in names]
+    if is_finite.all():
+        arrays = [pa.array(column) for column in columns]
+    else:
+        arrays = [
+            pa.array(column, mask=~finite)
+            for column, finite in zip(columns, is_finite, strict=True)
+        ]
+        keep = ~is_finite.all(axis=0)
+        raw = pa.array(
+            [row.tobytes() if kept else None for row, kept in zip(features, keep, strict=True)],
+            pa.binary(),
+        )
+    return pa.StructArray.from_arrays(arrays, fields=fields), raw
+
+
+def _frozen(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    """View an array as contiguous and read-only: one type, so one compiled specialisation."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+def _words(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint64]:
+    values: npt.NDArray[np.int64] = batch.column(name).to_numpy(zero_copy_only=False)
+    return values.view(np.uint64)
+
+
+def _source_hashes(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
+    column = batch.column("source")
+    texts = [text.encode() for text in column.dictionary.to_pylist()]
+    hashes = np.zeros(len(texts), dtype=np.uint64)
+    for index, text in enumerate(texts):
+        hashes[index] = siphash(np.frombuffer(bytearray(text), dtype=np.uint8), 0, len(text))
+    return hashes[code_values(batch, "source")]
+
+
+@native
+def _gather(
+    content: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """Copy scattered spans into one buffer with Arrow's offsets."""
+    n = len(spans)
+    offsets = np.zeros(n + 1, dtype=np.int32)
+    total = 0
+    for row in range(n):
+        total += spans[row, 1] - spans[row, 0]
+        offsets[row + 1] = total
+    gathered = np.empty(total, dtype=np.uint8)
+    for row in range(n):
+        start = spans[row, 0]
+        first = offsets[row]
+        for i in range(offsets[row + 1] - first):
+            gathered[first + i] = content[start + i]
+    return offsets, gathered
+
+
+@native
+def _chain_hashes(
+    words: npt.NDArray[np.uint64],
+    status: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int32],
+    ids: npt.NDArray[np.uint8],
+    previous: np.uint64,
+) -> npt.NDArray[np.uint64]:
+    """Chain the records; ``words[:, 0]`` is filled with the hash of the record before."""
+    n, n_status = status.shape
+    n_words = words.shape[1]
+    id_bytes_max = 0
+    for row in range(n):
+        id_bytes_max = max(id_bytes_max, offsets[row + 1] - offsets[row])
+    scratch = np.empty(n_words * 8 + n_status + id_bytes_max, dtype=np.uint8)
+    head = scratch[: n_words * 8].view(np.uint64)
+    hashes = np.empty(n, dtype=np.uint64)
+    for row in range(n):
+        words[row, 0] = previous
+        for i in range(n_words):
+            head[i] = words[row, i]
+        end = n_words * 8
+        for i in range(n_status):
+            scratch[end + i] = status[row, i]
+        end += n_status
+        first = offsets[row] - offsets[0]
+        for i in range(offsets[row + 1] - offsets[row]):
+            scratch[end + i] = ids[offsets[0] + first + i]
+        end += offsets[row + 1] - offsets[row]
+        previous = siphash(scratch, 0, end)
+        hashes[row] = previous
+    return hashes
