@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.release.champion import Champion, Linear
+from sentinel.release.champion import Champion
 from sentinel.release.pipeline import Pipeline
-
-if TYPE_CHECKING:
-    from sentinel.scoring.policy import Policy
+from sentinel.scoring.fallback import LinearFallback
+from sentinel.scoring.policy import Policy
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -140,7 +138,7 @@ class Candidate:
     policy : Policy
         The pipeline's policy with the thresholds that training chose, or as it was.
     champion : TreeEnsemble, Linear or OnnxModel
-    fallback : Linear
+    fallback : LinearFallback
     fitted : mapping of str to object
         Feature data fitted on the training part only (encodings), by feature name; plain data.
     parity : ParitySample
@@ -158,7 +156,7 @@ class Candidate:
     pipeline: Pipeline
     policy: Policy
     champion: Champion
-    fallback: Linear
+    fallback: LinearFallback
     parity: ParitySample
     later: LaterPart
     reference: ReferenceRows

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(ms|s|m|h|d)")
+# What a mistake in a user's file raises; anything else is not a mistake in the file.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -143,9 +157,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except SentinelError:
-        raise
-    except Exception as error:
+    except _MISTAKES as error:
         raise SentinelError(
             ErrorCode.PIPELINE_INVALID,
             at=str(path),
