@@ -42,6 +42,18 @@ class Reason(enum.IntEnum):
     FEATURE_NOT_FINITE = 8
     FEATURES_STALE = 9
     FALLBACK_FAILED = 10
+    OUTPUT_NOT_OF_ROW = 11
+
+
+def code_names(codes: type[enum.IntEnum]) -> tuple[str, ...]:
+    """Name the codes 0, 1, 2 … as they stand in answers and in the decision log.
+
+    Examples
+    --------
+    >>> code_names(Outcome)
+    ('approve', 'review', 'decline', 'held')
+    """
+    return tuple(code.name.lower().replace("_", "-") for code in sorted(codes))
 
 
 @dataclass(frozen=True, slots=True)
