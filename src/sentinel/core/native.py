@@ -23,6 +23,8 @@ R = TypeVar("R")
 NATIVE_MODULES = (
     "core/siphash.py",
     "monitoring/log_records.py",
+    "scoring/encoding.py",
+    "scoring/sanity.py",
 )
 
 
