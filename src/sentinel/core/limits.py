@@ -67,6 +67,24 @@ EVENT_FILE_POLL_S = 0.05
 # --- features ---------------------------------------------------------------------------------
 # Tiles a window: look-back is exact to W/N (DESIGN, Features).
 WINDOW_TILES_DEFAULT = 12
+# One 64-bit word says which tiles are filled; shifts stay clear of its sign.
+WINDOW_TILES_MAX = 60
+# Ten years: a longer window is a mistake in its unit.
+WINDOW_MS_MAX = 3_660 * 86_400_000
+# Entity types of one feature set: one hash and one row each an event.
+FEATURE_ENTITIES_MAX = 8
+# Integers that are summed, and how many a window may hold: sums of squares fit their words.
+SUMMED_INTEGER_MAX = (1 << 31) - 1
+# Faster than anything: two positions in one millisecond must not be an infinite number.
+VELOCITY_KMH_MAX = 100_000.0
+# Entities of all types in one process; 10 million rows of 100 words are 8 GB.
+ENTITIES_MAX = 10_000_000
+# Event ids that are always remembered (at most twice as many): 21 s at 50,000 events/s, 34 MB.
+DEDUPE_EVENTS_MIN = 1 << 20
+# Feedback that waits for its known-at time: four months of verdicts of the published data.
+FEEDBACK_PENDING_MAX = 1 << 20
+# Feature names are column names.
+FEATURE_NAME_CHARACTERS_MAX = 64
 # One record of the write-ahead log is one micro-batch; a larger length is a damaged one.
 WAL_RECORD_BYTES_MAX = 64 << 20
 # The head of a snapshot is JSON about a few dozen arrays.
@@ -87,6 +105,16 @@ LOG_WAIT_S_MAX = 30.0
 LOG_RETRY_S = 0.5
 # Spilled bytes kept at most: ten minutes at 10,000 decisions a second.
 LOG_SPILL_BYTES_MAX = 1 << 30
+# Events of a drift window: below this a histogram of 16 bins says little.
+DRIFT_WINDOW_EVENTS_MIN = 1_000
+# Seconds of a drift window: bounds how often a day is tested, and so the false alarms.
+DRIFT_WINDOW_S_MIN = 600.0
+# Days in which at most one false alarm is expected, over all features together.
+DRIFT_FALSE_ALARM_DAYS = 30.0
+# Jensen-Shannon distance below which a difference is too small to wake anybody.
+DRIFT_DISTANCE_MIN = 0.1
+# Rows that a reference needs at least.
+REFERENCE_ROWS_MIN = 200
 # Features of one vector: the log has a column for each, the metrics a series for each.
 FEATURES_MAX = 256
 

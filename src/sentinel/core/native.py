@@ -22,7 +22,15 @@ R = TypeVar("R")
 # Every file that uses @native, relative to the package; a test holds the list complete.
 NATIVE_MODULES = (
     "core/siphash.py",
+    "features/aggregates.py",
+    "features/index.py",
+    "features/kernel.py",
+    "features/reading.py",
+    "features/tiles.py",
+    "data/json_lines.py",
+    "data/simulator/genuine.py",
     "monitoring/log_records.py",
+    "monitoring/sketch.py",
     "scoring/encoding.py",
     "scoring/sanity.py",
 )

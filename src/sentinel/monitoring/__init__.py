@@ -1,19 +1,26 @@
 """Metrics, drift, logs, the decision log, latency attribution."""
 
 from sentinel.monitoring.decision_log import DecisionLog, FullPolicy, LogCounts, LogSettings
+from sentinel.monitoring.drift import DriftAlarm, DriftMonitor, DriftReport, DriftSettings
 from sentinel.monitoring.log_reader import ChainReport, read_decisions, verify_chain
 from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.monitoring.log_segments import LogHead
+from sentinel.monitoring.reference import Reference
 
 __all__ = [
     "ChainReport",
     "DecisionLog",
+    "DriftAlarm",
+    "DriftMonitor",
+    "DriftReport",
+    "DriftSettings",
     "FullPolicy",
     "LogContext",
     "LogCounts",
     "LogHead",
     "LogRecords",
     "LogSettings",
+    "Reference",
     "read_decisions",
     "verify_chain",
 ]

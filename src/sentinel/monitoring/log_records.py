@@ -305,7 +305,7 @@ def _features(
     import pyarrow as pa
 
     columns = np.ascontiguousarray(features.T)
-    is_finite: npt.NDArray[np.bool_] = np.isfinite(columns)
+    is_finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(columns))
     raw = pa.nulls(len(features), pa.binary())
     fields = [pa.field(name, pa.float32()) for name in names]
     if is_finite.all():
@@ -315,11 +315,10 @@ def _features(
             pa.array(column, mask=~finite)
             for column, finite in zip(columns, is_finite, strict=True)
         ]
-        keep = ~is_finite.all(axis=0)
-        raw = pa.array(
-            [row.tobytes() if kept else None for row, kept in zip(features, keep, strict=True)],
-            pa.binary(),
-        )
+        vectors: list[bytes | None] = [None] * len(features)
+        for row in np.flatnonzero(~is_finite.all(axis=0)):
+            vectors[row] = features[row].tobytes()
+        raw = pa.array(vectors, pa.binary())
     return pa.StructArray.from_arrays(arrays, fields=fields), raw
 
 
