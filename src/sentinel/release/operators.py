@@ -33,7 +33,10 @@ IR_VERSIONS = range(8, 11)
 OPSETS: Mapping[str, range] = {"": range(13, 18), "ai.onnx.ml": range(3, 4)}
 
 FLOAT, DOUBLE = 1, 11
-_DTYPES = {FLOAT: np.dtype("<f4"), DOUBLE: np.dtype("<f8")}
+_DTYPES: Mapping[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
+    FLOAT: np.dtype(np.float32),
+    DOUBLE: np.dtype(np.float64),
+}
 _TYPE_OF_ROW = {"floats": 6, "ints": 7, "strings": 8}
 _TYPE_OF_ONE = {"f": 1, "i": 2, "s": 3}
 _MESSAGE_FIELDS_MAX = 4_096
@@ -330,8 +333,9 @@ def _cast(node: Node) -> Rows:
 def _matmul(node: Node) -> Rows:
     _arity(node, 2)
     rows, weight = _rows_at(node, 0), node.inputs[1]
-    fits = isinstance(weight, Constant) and len(weight.shape) == 2
-    if not fits or weight.dtype != rows.dtype or weight.shape[0] != rows.width:
+    if not isinstance(weight, Constant) or len(weight.shape) != 2 or weight.dtype != rows.dtype:
+        raise refuse(node.at, "weights of two dimensions", weight)
+    if weight.shape[0] != rows.width:
         raise refuse(node.at, f"weights of {rows.width} rows", weight)
     return Rows(weight.shape[1], rows.dtype)
 

@@ -65,10 +65,11 @@ def check_trees(attributes: Mapping[str, object], *, n_features: int, at: str) -
     n_nodes = len(nodes["nodes_treeids"])
     if not 1 <= n_nodes <= limits.MODEL_NODES_MAX:
         raise refuse(at, f"1 to {limits.MODEL_NODES_MAX} nodes", n_nodes)
-    rows = {**nodes, "nodes_values": values, "nodes_modes": is_leaf}
-    for name, row in rows.items():
-        if len(row) != n_nodes:
-            raise refuse(f"{at}.{name}", f"{n_nodes} entries", len(row))
+    lengths = {name: len(row) for name, row in nodes.items()}
+    lengths |= {"nodes_values": len(values), "nodes_modes": len(is_leaf)}
+    for name, length in lengths.items():
+        if length != n_nodes:
+            raise refuse(f"{at}.{name}", f"{n_nodes} entries", length)
     features = nodes["nodes_featureids"]
     if (features >= n_features).any():
         raise refuse(f"{at}.nodes_featureids", f"0 to {n_features - 1}", features.max())
@@ -164,9 +165,10 @@ def _check_votes(
     votes = {name: _ints(attributes, name, at) for name in _VOTE_INTS}
     weights = _floats(attributes, "target_weights", at)
     n_leaves = int(is_leaf.sum())
-    for name, row in {**votes, "target_weights": weights}.items():
-        if len(row) != n_leaves:
-            raise refuse(f"{at}.{name}", f"one entry a leaf, {n_leaves}", len(row))
+    lengths = {name: len(row) for name, row in votes.items()} | {"target_weights": len(weights)}
+    for name, length in lengths.items():
+        if length != n_leaves:
+            raise refuse(f"{at}.{name}", f"one entry a leaf, {n_leaves}", length)
     if votes["target_ids"].any():
         raise refuse(f"{at}.target_ids", "0", votes["target_ids"].max())
     for name, expected in (("target_treeids", trees), ("target_nodeids", ids)):

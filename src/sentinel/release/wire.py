@@ -210,6 +210,7 @@ def attribute_rows(content: bytes, *, at: str) -> tuple[Message, npt.NDArray[np.
     if tag not in (_FLOATS_TAG, _INTS_TAG):
         n_max = limits.MODEL_NODES_MAX + 8
         return fields(content, ATTRIBUTE, at=at, n_max=n_max), None
+    row: npt.NDArray[np.generic]
     if tag == _FLOATS_TAG:
         row, length = _float_row(content, start)
     else:
