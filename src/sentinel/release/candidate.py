@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.features.feature_set import FeatureSet
 from sentinel.release.champion import Champion
 from sentinel.release.pipeline import Pipeline
 from sentinel.scoring.fallback import LinearFallback
@@ -135,12 +136,12 @@ class Candidate:
     ----------
     pipeline : Pipeline
         What the user wrote.
+    features : FeatureSet
+        The pipeline's feature set, its encodings fitted on the training part only.
     policy : Policy
         The pipeline's policy with the thresholds that training chose, or as it was.
     champion : TreeEnsemble, Linear or OnnxModel
     fallback : LinearFallback
-    fitted : mapping of str to object
-        Feature data fitted on the training part only (encodings), by feature name; plain data.
     parity : ParitySample
     later : LaterPart
     reference : ReferenceRows
@@ -154,6 +155,7 @@ class Candidate:
     """
 
     pipeline: Pipeline
+    features: FeatureSet
     policy: Policy
     champion: Champion
     fallback: LinearFallback
@@ -164,4 +166,3 @@ class Candidate:
     time_travel: TimeTravel
     null_counts: Mapping[str, int]
     provenance: Provenance
-    fitted: Mapping[str, object] = field(default_factory=dict)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
+from sentinel.contract import Field, FieldKind
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.hashing import sha256_hex
+from sentinel.features.durations import parse_ms
+from sentinel.features.feature_set import FeatureSet
+from sentinel.release.manifest import check_release_name
+from sentinel.scoring.policy import Policy
 
-if TYPE_CHECKING:
-    from sentinel.contract import Field
-    from sentinel.features import FeatureSet
-    from sentinel.scoring.policy import Policy
-
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
-_DURATION = re.compile(r"([1-9][0-9]{0,8})(ms|s|m|h|d)")
 # What a mistake in a user's file raises; anything else is not a mistake in the file.
 _MISTAKES = (
     ArithmeticError,
@@ -34,7 +30,6 @@ _MISTAKES = (
     TypeError,
     ValueError,
 )
-_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +54,17 @@ class Label:
     @property
     def delay_ms(self) -> int:
         """The delay in milliseconds."""
-        return parse_duration(self.delay, at="label.delay")
+        return parse_ms(self.delay, at="label.delay")
+
+    def __post_init__(self) -> None:
+        """Refuse what is no field and what is no length of time."""
+        for name, field in (("of", self.of), ("event", self.event)):
+            if not isinstance(field, Field):
+                raise _invalid(f"label.{name}", "a field of the feedback contract", field)
+        try:
+            parse_ms(self.delay, at="label.delay")
+        except SentinelError as error:
+            raise _invalid("label.delay", error.expected, error.got) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,10 @@ class Pipeline:
     policy: Policy
     version: str = "1.0.0"
 
+    def __post_init__(self) -> None:
+        """Refuse parts that do not belong together."""
+        _check(self)
+
     @classmethod
     def load(cls, path: Path | str) -> Pipeline:
         """Run a user's own Python file and return the one pipeline that it defines.
@@ -104,28 +113,32 @@ class Pipeline:
         return _load(Path(path))
 
 
-def parse_duration(text: str, *, at: str) -> int:
-    """Read ``7d``, ``12h``, ``30m``, ``10s`` or ``500ms`` as milliseconds.
+def _check(pipeline: Pipeline) -> None:
+    try:
+        check_release_name(pipeline.name, pipeline.version)
+    except SentinelError as error:
+        raise _invalid(f"pipeline.{error.at}", error.expected, error.got) from error
+    kinds = {"features": FeatureSet, "label": Label, "policy": Policy}
+    for name, kind in kinds.items():
+        value = getattr(pipeline, name)
+        if not isinstance(value, kind):
+            raise _invalid(f"pipeline.{name}", f"a {kind.__name__}", type(value).__name__)
+    feedback, event_id = pipeline.features.feedback, pipeline.features.events.event_id
+    if feedback is None:
+        raise _invalid("pipeline.features.feedback", "the contract of the label", "none")
+    label = pipeline.label
+    for name, field in (("of", label.of), ("event", label.event)):
+        if field not in feedback.fields:
+            raise _invalid(f"pipeline.label.{name}", f"a field of {feedback.name}", field.place)
+    if label.of.kind is not FieldKind.BOOLEAN or label.of.nullable or not label.of.required:
+        raise _invalid("pipeline.label.of", "a boolean field that is always there", label.of.place)
+    if label.event.kind is not event_id.kind:
+        expected = f"a field of kind {event_id.kind}, as {event_id.place}"
+        raise _invalid("pipeline.label.event", expected, f"{label.event.kind}")
 
-    Raises
-    ------
-    SentinelError
-        ``pipeline-invalid`` for anything else.
 
-    Examples
-    --------
-    >>> parse_duration("7d", at="label.delay")
-    604800000
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise SentinelError(
-            ErrorCode.PIPELINE_INVALID,
-            at=at,
-            expected="a duration such as 7d, 12h, 30m, 10s or 500ms",
-            got=text,
-        )
-    return int(match[1]) * _UNIT_MS[match[2]]
+def _invalid(at: str, expected: str, got: object) -> SentinelError:
+    return SentinelError(ErrorCode.PIPELINE_INVALID, at=at, expected=expected, got=got)
 
 
 def _load(path: Path) -> Pipeline:
