@@ -40,6 +40,16 @@ class ErrorCode(enum.StrEnum):
     DATASET_VALUE = "dataset-value"
     SIMULATION_INVALID = "simulation-invalid"
     # features
+    FEATURE_INVALID = "feature-invalid"
+    FEATURE_UNKNOWN_FIELD = "feature-unknown-field"
+    FEATURE_WRONG_KIND = "feature-wrong-kind"
+    FEATURE_READS_LABEL = "feature-reads-label"
+    FEATURE_DUPLICATE = "feature-duplicate"
+    FEATURE_CYCLE = "feature-cycle"
+    FEATURE_UNFITTED = "feature-unfitted"
+    FEATURE_BATCH_MISMATCH = "feature-batch-mismatch"
+    ENTITIES_TOO_MANY = "entities-too-many"
+    FEEDBACK_TOO_MUCH = "feedback-too-much"
     STATE_CORRUPT = "state-corrupt"
     STATE_FORMAT = "state-format"
     STATE_OF_ANOTHER_FEATURE_SET = "state-of-another-feature-set"
@@ -75,6 +85,11 @@ class ErrorCode(enum.StrEnum):
     TRUST_INVALID = "trust-invalid"
     KEY_INVALID = "key-invalid"
     # training
+    TRAINING_SETTINGS_INVALID = "training-settings-invalid"
+    TRAINING_SPLIT_INVALID = "training-split-invalid"
+    TRAINING_SPLIT_EMPTY = "training-split-empty"
+    TRAINING_ONE_CLASS = "training-one-class"
+    TRAINING_NOT_FINITE = "training-not-finite"
     # streaming
     SOURCE_EMPTY = "source-empty"
     CHECKPOINT_MISMATCH = "checkpoint-mismatch"

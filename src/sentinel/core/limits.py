@@ -178,6 +178,24 @@ APPROVAL_DAYS_MAX = 366
 REGISTRY_RELEASES_MAX = 10_000
 
 # --- training ---------------------------------------------------------------------------------
+# Share of the training part that chooses the number of trees.
+VALIDATION_SHARE_DEFAULT = 0.25
+# Share of a log's span that judges the model when nobody names other times.
+LATER_SHARE_DEFAULT = 0.2
+DAY_MS = 86_400_000
+# Rounds of boosting that may be asked for; a release may hold as many trees.
+BOOSTING_ROUNDS_MAX = MODEL_TREES_MAX
+# Leaves of one tree that may be asked for.
+BOOSTING_LEAVES_MAX = 1_024
+# Rows that travel with a candidate: for parity, for drift, for the canary.
+PARITY_ROWS_MAX = 4_096
+REFERENCE_ROWS_MAX = 50_000
+CANARY_EVENTS_DEFAULT = 256
+# Events whose log is cut just before them in the time-travel test.
+TIME_TRAVEL_EVENTS_DEFAULT = 64
+# Resamples of a bootstrap: the 95 % bounds are then good to a few percent of their width.
+BOOTSTRAP_RESAMPLES_DEFAULT = 200
+BOOTSTRAP_RESAMPLES_MAX = 10_000
 
 # --- streaming --------------------------------------------------------------------------------
 # A decision line is 200 to 300 bytes: thousands a system call.

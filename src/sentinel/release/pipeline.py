@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -45,11 +46,16 @@ class Label:
     delay : str
         How long after an event its label counts as known: ``"7d"``, ``"12h"``. Training leaves
         this much between its parts.
+    unlabelled : str
+        What an event without a verdict is once the delay has passed. ``"excluded"``: it trains
+        and judges nothing. ``"genuine"``: it counts as genuine, which assumes a feed that only
+        speaks of frauds.
     """
 
     of: Field
     event: Field
     delay: str
+    unlabelled: Literal["excluded", "genuine"] = "excluded"
 
     @property
     def delay_ms(self) -> int:
@@ -82,6 +88,8 @@ class Pipeline:
     label : Label
     policy : Policy
         Thresholds, sanity rules, breaker numbers.
+    model : mapping of str to number
+        Settings of the champion's training (``docs/training.md``); training checks them.
 
     Raises
     ------
@@ -94,6 +102,7 @@ class Pipeline:
     label: Label
     policy: Policy
     version: str = "1.0.0"
+    model: Mapping[str, int | float | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
