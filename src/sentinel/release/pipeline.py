@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from sentinel.contract import Field, FieldKind
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -102,7 +104,7 @@ class Pipeline:
     label: Label
     policy: Policy
     version: str = "1.0.0"
-    model: Mapping[str, int | float | bool] = field(default_factory=dict)
+    model: Mapping[str, int | float | bool] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
