@@ -1,10 +1,12 @@
 """The governor watches whether the rate of each outcome is what it should be, both ways.
 
-Over each window of ``n`` decisions with ``k`` of one outcome and an expected share ``p``:
+Over a window of ``n`` decisions with ``k`` of one outcome and an expected share ``p``:
 
 1. *too many*: ``k / n > factor * p``; *too few*: ``k / n < p / factor``, none at all included;
 2. and chance explains it with a probability below ``chance``, by Chernoff's bound
    ``P <= exp(-n * KL(k/n || p))``, where ``KL`` is the relative entropy of two coins.
+
+A rare outcome has a longer window of its own, so that its absence can be told from chance.
 
 It pages; it never changes who serves. In a real attack declines should rise. The scorer asks the
 canary when it pages, and only a canary that disagrees shuts the champion off.
@@ -81,15 +83,18 @@ class Governor:
 
     def __init__(self, rules: GovernorRules, expected: dict[Outcome, float]) -> None:
         self._rules = rules
-        self._expected = {o: p for o, p in expected.items() if 0.0 < p < 1.0}
-        self._counts = np.zeros(len(Outcome), dtype=np.int64)
-        self._pages: dict[Outcome, Page] = {}
-        self._seen_in_window: set[Outcome] = set()
+        self._tallies: dict[Outcome, _Tally] = {
+            outcome: _Tally(outcome, share, max(rules.window_decisions, _window(rules, share)))
+            for outcome, share in expected.items()
+            if 0.0 < share < 1.0 and outcome is not Outcome.HELD
+        }
+        held = _Tally(Outcome.HELD, rules.held_share, rules.window_decisions)
+        self._tallies[Outcome.HELD] = held
 
     @property
     def pages(self) -> tuple[Page, ...]:
-        """Outcomes whose rate is wrong now; each stays for a whole calm window."""
-        return tuple(self._pages.values())
+        """Outcomes whose rate is wrong; each stays until a whole window was calm."""
+        return tuple(tally.page for tally in self._tallies.values() if tally.page is not None)
 
     def observe(self, outcomes: npt.NDArray[np.uint8]) -> tuple[Page, ...]:
         """Count decisions.
@@ -104,35 +109,61 @@ class Governor:
         tuple of Page
             Those that are new: raised by this call.
         """
-        self._counts += np.bincount(outcomes, minlength=len(Outcome))
-        n = int(self._counts.sum())
-        found = [page for outcome in Outcome if (page := self._judge(outcome, n)) is not None]
-        new = tuple(page for page in found if page.outcome not in self._pages)
-        for page in found:
-            self._pages[page.outcome] = page
-            self._seen_in_window.add(page.outcome)
-        if n >= self._rules.window_decisions:
-            self._pages = {o: p for o, p in self._pages.items() if o in self._seen_in_window}
-            self._seen_in_window.clear()
-            self._counts[:] = 0
-        return new
+        counts = np.bincount(outcomes, minlength=len(Outcome))
+        new = []
+        for tally in self._tallies.values():
+            tally.n += len(outcomes)
+            tally.count += int(counts[tally.outcome])
+            page = self._judge(tally)
+            if page is not None:
+                if tally.page is None:
+                    new.append(page)
+                tally.page = page
+                tally.is_calm = False
+            if tally.n >= tally.window:
+                tally.start_again()
+        return tuple(new)
 
-    def _judge(self, outcome: Outcome, n: int) -> Page | None:
+    def _judge(self, tally: _Tally) -> Page | None:
+        n, expected = tally.n, tally.expected
         if n < _DECISIONS_MIN:
             return None
-        share = int(self._counts[outcome]) / n
-        if outcome is Outcome.HELD:
-            limit = self._rules.held_share
-            is_wrong = share > limit and chance_bound(n, share, limit) < self._rules.chance
-            return Page(outcome, Direction.TOO_MANY, share, limit, n) if is_wrong else None
-        expected = self._expected.get(outcome)
-        if expected is None or chance_bound(n, share, expected) >= self._rules.chance:
+        share = tally.count / n
+        is_held = tally.outcome is Outcome.HELD
+        if share > (expected if is_held else self._rules.factor * expected):
+            direction = Direction.TOO_MANY
+        elif share < expected / self._rules.factor and not is_held:
+            direction = Direction.TOO_FEW
+        else:
             return None
-        if share > self._rules.factor * expected:
-            return Page(outcome, Direction.TOO_MANY, share, expected, n)
-        if share < expected / self._rules.factor:
-            return Page(outcome, Direction.TOO_FEW, share, expected, n)
-        return None
+        if chance_bound(n, share, expected) >= self._rules.chance:
+            return None
+        return Page(tally.outcome, direction, share, expected, n)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The open window of one outcome."""
+
+    outcome: Outcome
+    expected: float
+    window: int
+    n: int = 0
+    count: int = 0
+    page: Page | None = None
+    is_calm: bool = True
+
+    def start_again(self) -> None:
+        """Close the window; a calm one ends the page."""
+        if self.is_calm:
+            self.page = None
+        self.n = self.count = 0
+        self.is_calm = True
+
+
+def _window(rules: GovernorRules, share: float) -> int:
+    """Count the decisions after which the absence of an outcome is no chance, twice over."""
+    return math.ceil(-2.0 * math.log(rules.chance) / share)
 
 
 def chance_bound(n: int, share: float, expected: float) -> float:

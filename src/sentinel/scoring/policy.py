@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.monitoring.decision_log import FullPolicy
 
 
 class StalePolicy(enum.StrEnum):
@@ -22,14 +23,6 @@ class StalePolicy(enum.StrEnum):
 
     DEFAULT = "default"  # the declared default stands in, and is counted
     HOLD = "hold"  # nobody answers: the decision is held
-
-
-class LogPolicy(enum.StrEnum):
-    """What happens when the decision log's queue is full."""
-
-    BLOCK = "block"
-    SPILL = "spill"
-    DROP = "drop"
 
 
 class OutputRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,7 +114,7 @@ class GovernorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     Attributes
     ----------
     window_decisions : int
-        Decisions looked at together.
+        Decisions looked at together; more for an outcome that is too rare for so few.
     factor : float, above 1
         Page when a share is more than ``factor`` times, or less than 1/``factor`` of, what was
         expected, and chance explains it with a probability below ``chance``.
@@ -161,7 +154,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         A source with a larger share of refusals in the last minute is degraded.
     refused_events_min : int
         ... once that minute has so many events.
-    decision_log : LogPolicy
+    decision_log : FullPolicy
     canary_tolerance : float in (0, 0.01]
         Largest difference of a score from the recorded one, in log-odds.
     canary_every_s : float
@@ -193,7 +186,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     stale: StalePolicy = StalePolicy.DEFAULT
     refused_share_max: float = 0.2
     refused_events_min: int = 100
-    decision_log: LogPolicy = LogPolicy.BLOCK
+    decision_log: FullPolicy = FullPolicy.BLOCK
     canary_tolerance: float = 1e-4
     canary_every_s: float = 60.0
 
