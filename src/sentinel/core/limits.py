@@ -63,6 +63,16 @@ EVENT_FILE_EXPANSION_MAX = 200
 EVENT_FILE_EXPANSION_FREE_BYTES = 256 << 20
 # How long a follower sleeps when a file has not grown.
 EVENT_FILE_POLL_S = 0.05
+# The manifest of a folder of events: settings, counts, sizes.
+FOLDER_MANIFEST_BYTES_MAX = 1 << 16
+# Which scenario each fraud belongs to: 60 bytes a fraud, ten million frauds.
+SCENARIOS_FILE_BYTES_MAX = 600 << 20
+# The simulated world is held in memory: 100 bytes a card, 60 a merchant.
+SIMULATION_CARDS_MAX = 10_000_000
+SIMULATION_MERCHANTS_MAX = 1_000_000
+SIMULATION_DAYS_MAX = 3_660
+# One hour is held in memory as columns: 100 bytes a transaction, a fifteenth of the day's.
+SIMULATION_EVENTS_A_DAY_MAX = 20_000_000
 
 # --- features ---------------------------------------------------------------------------------
 # Tiles a window: look-back is exact to W/N (DESIGN, Features).
@@ -115,6 +125,12 @@ DRIFT_FALSE_ALARM_DAYS = 30.0
 DRIFT_DISTANCE_MIN = 0.1
 # Rows that a reference needs at least.
 REFERENCE_ROWS_MIN = 200
+# Series of one metric whose label comes from outside; further values are counted as `other`.
+METRIC_LABEL_VALUES_MAX = 64
+# Series of one process, all metrics together: what a Prometheus server takes without a thought.
+METRIC_SERIES_MAX = 2_000
+# Characters of one label value.
+METRIC_LABEL_CHARACTERS_MAX = 100
 # Features of one vector: the log has a column for each, the metrics a series for each.
 FEATURES_MAX = 256
 

@@ -5,9 +5,12 @@ from sentinel.monitoring.drift import DriftAlarm, DriftMonitor, DriftReport, Dri
 from sentinel.monitoring.log_reader import ChainReport, read_decisions, verify_chain
 from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.monitoring.log_segments import LogHead
+from sentinel.monitoring.metrics import Metrics
 from sentinel.monitoring.reference import Reference
+from sentinel.monitoring.stages import STAGES, StageReport, StageTimer
 
 __all__ = [
+    "STAGES",
     "ChainReport",
     "DecisionLog",
     "DriftAlarm",
@@ -20,7 +23,10 @@ __all__ = [
     "LogHead",
     "LogRecords",
     "LogSettings",
+    "Metrics",
     "Reference",
+    "StageReport",
+    "StageTimer",
     "read_decisions",
     "verify_chain",
 ]

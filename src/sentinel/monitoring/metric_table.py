@@ -1,0 +1,112 @@
+"""Every metric of Sentinel, as a table; ``docs/monitoring.md`` has a row for each."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from sentinel.core import limits
+
+
+class Kind(enum.StrEnum):
+    """What Prometheus calls the type."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes
+    ----------
+    name : str
+        As it is exported; counters end in ``_total``, units are base units.
+    kind : Kind
+    labels : tuple of str
+    meaning : str
+        Its help text, one sentence.
+    n_series_max : int
+        Series at most; a label value beyond is counted under ``other``.
+    """
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    meaning: str
+    n_series_max: int = 32
+
+
+def _counter(name: str, meaning: str, *labels: str, n_series_max: int = 32) -> Metric:
+    return Metric(name, Kind.COUNTER, labels, meaning, n_series_max)
+
+
+def _gauge(name: str, meaning: str, *labels: str, n_series_max: int = 32) -> Metric:
+    return Metric(name, Kind.GAUGE, labels, meaning, n_series_max)
+
+
+def _histogram(name: str, meaning: str, *labels: str, n_series_max: int = 32) -> Metric:
+    return Metric(name, Kind.HISTOGRAM, labels, meaning, n_series_max)
+
+
+METRICS = (
+    # events
+    _counter("sentinel_events_read_total", "Events taken from a source.", "source",
+             n_series_max=limits.METRIC_LABEL_VALUES_MAX),
+    _counter("sentinel_events_refused_total", "Events the contract refused, by reason.", "code"),
+    _counter("sentinel_events_duplicate_total", "Events decided before, by event id."),
+    _counter("sentinel_late_events_total", "Events too late for some window: scored, not applied."),
+    _counter("sentinel_feedback_events_total", "Label events by what became of them.", "result"),
+    _gauge("sentinel_source_degraded", "1 while a source's refused share is over its limit.",
+           "source", n_series_max=limits.METRIC_LABEL_VALUES_MAX),
+    # decisions
+    _counter("sentinel_decisions_total", "Decisions.", "outcome", "served_by"),
+    _counter("sentinel_decision_reasons_total", "Decisions by the reason for who served them.",
+             "reason"),
+    _counter("sentinel_not_finite_total", "Values that were NaN or infinite and went nowhere.",
+             "where"),
+    _histogram("inference_latency_seconds", "Time from the raw batch to its decisions, an event."),
+    _histogram("sentinel_stage_seconds", "Time of one batch in each stage.", "stage"),
+    _gauge("sentinel_breaker_state", "1 for the state the breaker is in.", "state"),
+    _counter("sentinel_breaker_transitions_total", "Changes of the breaker's state.", "state"),
+    _counter("sentinel_canary_failures_total", "Canary runs that did not give the known answers."),
+    # features
+    _counter("sentinel_feature_values_total", "Feature values that were not present, by status.",
+             "status"),
+    _gauge("sentinel_entities", "Entities with state.", "entity"),
+    # drift
+    _gauge("model_prediction_drift_score",
+           "Jensen-Shannon distance of the last window's scores to the reference, 0 to 1."),
+    _gauge("sentinel_feature_drift_score",
+           "Jensen-Shannon distance of a feature in the last window to the reference, 0 to 1.",
+           "feature", n_series_max=limits.FEATURES_MAX),
+    _counter("sentinel_drift_windows_total", "Windows held against the reference."),
+    _counter("sentinel_drift_alarms_total", "Drift alarms, by who has to act.", "verdict"),
+    # decision log
+    _counter("sentinel_decision_log_decided_total",
+             "Decisions given to the log: written + spilled + dropped + queued + lost."),
+    _counter("sentinel_decision_log_records_total", "Decisions by what the log did with them.",
+             "result"),
+    _counter("sentinel_decision_log_ingested_total", "Spilled decisions since taken in."),
+    _counter("sentinel_decision_log_lost_total",
+             "Decisions that killed processes held in memory, counted at the next start."),
+    _counter("sentinel_decision_log_write_errors_total", "Segments that could not be written."),
+    _gauge("sentinel_decision_log_queue_records", "Decisions that wait to be written."),
+    _gauge("sentinel_decision_log_segments", "Number of the last segment."),
+    _gauge("sentinel_decision_log_degraded", "1 while the log cannot write."),
+    # process
+    _counter("sentinel_log_lines_total", "Application log lines by level.", "level"),
+    _counter("sentinel_log_lines_dropped_total", "Log lines dropped because nobody read them."),
+    _counter("sentinel_metric_values_refused_total", "Values not finite, kept out of metrics."),
+    _gauge("sentinel_health", "1 for the state the process is in.", "state"),
+    _gauge("sentinel_release_info", "1; the labels say what runs.", "release", "digest",
+           "approved", n_series_max=8),
+    _gauge("sentinel_gpu_utilization_ratio", "Share of time the GPU computed, 0 to 1.", "gpu"),
+    _gauge("sentinel_gpu_memory_used_bytes", "Memory of the GPU in use.", "gpu"),
+)  # fmt: skip
+
+N_SERIES_MAX = sum(metric.n_series_max if metric.labels else 1 for metric in METRICS)
+if N_SERIES_MAX > limits.METRIC_SERIES_MAX:
+    raise AssertionError("monitoring/metric_table.py: more series than METRIC_SERIES_MAX")
