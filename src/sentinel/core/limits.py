@@ -45,6 +45,11 @@ CATEGORY_BYTES_MAX = 128
 DECIMAL_SCALE_MAX = 9
 # Minor units that survive the way into a float64 feature.
 DECIMAL_MINOR_MAX = FLOAT_EXACT_INTEGER_MAX
+# Listing all faults of a refused event is Python and costs 20 to 100 µs; this much a batch, so
+# that garbage at full rate does not stop the good events beside it.
+EXPLAINED_BYTES_MAX = 64 * 1024
+# A person reads a few faults, not thousands.
+FAULTS_PER_EVENT_MAX = 16
 
 # --- data -------------------------------------------------------------------------------------
 # One read of an event file: large enough to hide the call, small enough to stay in the cache.

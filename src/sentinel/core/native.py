@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,24 @@ from typing import ParamSpec, TypeVar, cast
 
 import numba
 
+from sentinel.core import limits
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Every file that uses @native, relative to the package; a test holds the list complete.
 NATIVE_MODULES = (
+    "contract/scan_event.py",
+    "contract/scan_number.py",
+    "contract/scan_text.py",
+    "contract/scan_time.py",
+    "contract/scan_value.py",
     "core/siphash.py",
     "features/aggregates.py",
     "features/index.py",
     "features/kernel.py",
     "features/reading.py",
+    "features/rows.py",
     "features/tiles.py",
     "data/json_lines.py",
     "data/simulator/genuine.py",
@@ -36,12 +45,25 @@ NATIVE_MODULES = (
 )
 
 
+# Files whose constants and intrinsics are compiled into kernels.
+NATIVE_CONSTANTS = (
+    "contract/codes.py",
+    "contract/fault_bits.py",
+    "contract/tables.py",
+    "core/words.py",
+)
+
+
 def _source_digest() -> str:
+    """Hash every file that kernels are made of, and the limits that those files name."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256(numba.__version__.encode())
-    for name in NATIVE_MODULES:
+    for name in NATIVE_MODULES + NATIVE_CONSTANTS:
+        source = (package / name).read_bytes()
         digest.update(name.encode())
-        digest.update((package / name).read_bytes())
+        digest.update(source)
+        for limit in sorted(set(re.findall(r"limits\.([A-Z][A-Z0-9_]*)", source.decode()))):
+            digest.update(f"{limit}={getattr(limits, limit)!r}".encode())
     return digest.hexdigest()[:16]
 
 
