@@ -101,17 +101,25 @@ class TreeEnsemble:
         -------
         ndarray of float64, shape (n_rows,)
         """
-        rows = np.arange(len(inputs))
         total = np.full(len(inputs), self.offset, dtype=np.float64)
         for root in self.roots:
-            node = np.full(len(inputs), root, dtype=np.int64)
-            while (inner := self.feature[node] >= 0).any():
-                column = np.where(inner, self.feature[node], 0)
-                goes_left = inputs[rows, column].astype(np.float64) <= self.threshold[node]
-                child = np.where(goes_left, self.left[node], self.right[node])
-                node = np.where(inner, child, node)
-            total += self.value[node]
+            total += self.value[self._leaves_of(int(root), inputs)]
         return total
+
+    def leaves(self, inputs: Float32Array) -> npt.NDArray[np.int64]:
+        """Find the leaf of each tree in which each row ends; shape (n_rows, n_trees), node ids."""
+        return np.stack([self._leaves_of(int(root), inputs) for root in self.roots], axis=1)
+
+    def _leaves_of(self, root: int, inputs: Float32Array) -> npt.NDArray[np.int64]:
+        node = np.full(len(inputs), root, dtype=np.int64)
+        rows = np.arange(len(inputs))
+        while len(rows):
+            here = node[rows]
+            inner = self.feature[here] >= 0
+            rows, here = rows[inner], here[inner]
+            goes_left = inputs[rows, self.feature[here]].astype(np.float64) <= self.threshold[here]
+            node[rows] = np.where(goes_left, self.left[here], self.right[here])
+        return node
 
     def scores(self, inputs: Float32Array) -> Float64Array:
         """Evaluate to probabilities; see :meth:`raw_scores`."""
@@ -204,6 +212,8 @@ def _check_shapes(trees: TreeEnsemble) -> None:
             raise _invalid(f"trees.{name}", f"{trees.n_nodes} nodes", len(array))
     if not 1 <= trees.n_trees <= limits.MODEL_TREES_MAX:
         raise _invalid("trees.roots", f"1 to {limits.MODEL_TREES_MAX} trees", trees.n_trees)
+    if not 1 <= trees.n_features <= limits.FEATURES_MAX:
+        raise _invalid("trees.n_features", f"1 to {limits.FEATURES_MAX}", trees.n_features)
     if trees.n_nodes > limits.MODEL_NODES_MAX:
         raise _invalid("trees", f"at most {limits.MODEL_NODES_MAX} nodes", trees.n_nodes)
 
