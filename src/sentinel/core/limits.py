@@ -136,6 +136,18 @@ METRIC_LABEL_VALUES_MAX = 64
 METRIC_SERIES_MAX = 2_000
 # Characters of one label value.
 METRIC_LABEL_CHARACTERS_MAX = 100
+# Application log lines that wait for a reader.
+LOG_LINES_MAX = 10_000
+# Characters of one text in a log line: a stack trace fits.
+LOG_TEXT_CHARACTERS_MAX = 16_384
+# Depth and items of a value that is logged with a line.
+LOG_VALUE_DEPTH_MAX = 4
+LOG_VALUE_ITEMS_MAX = 100
+# Seconds that a probe of the accelerators may take, and bytes it may answer.
+PROBE_S_MAX = 5.0
+PROBE_BYTES_MAX = 1 << 20
+# Accelerators of one machine.
+ACCELERATORS_MAX = 64
 # Features of one vector: the log has a column for each, the metrics a series for each.
 FEATURES_MAX = 256
 

@@ -1,1 +1,63 @@
 """Feature definitions, the tile kernel, the engine that reads and advances them, replay."""
+
+from __future__ import annotations
+
+from sentinel.features.definitions import (
+    CategoryEncoding,
+    Count,
+    DayOfWeek,
+    Difference,
+    Distance,
+    DistinctCount,
+    Entity,
+    Feature,
+    FirstSeen,
+    HourOfDay,
+    LastValue,
+    Maximum,
+    Mean,
+    Minimum,
+    Ratio,
+    StandardDeviation,
+    Sum,
+    TimeSince,
+    Value,
+    Velocity,
+)
+from sentinel.features.engine import Engine, EngineCounts, known_at
+from sentinel.features.feature_set import FeatureSet
+from sentinel.features.matrix import DEFAULTED, PRESENT, STALE, FeatureMatrix
+from sentinel.features.plan import FeaturePlan, compile_plan
+
+__all__ = [
+    "DEFAULTED",
+    "PRESENT",
+    "STALE",
+    "CategoryEncoding",
+    "Count",
+    "DayOfWeek",
+    "Difference",
+    "Distance",
+    "DistinctCount",
+    "Engine",
+    "EngineCounts",
+    "Entity",
+    "Feature",
+    "FeatureMatrix",
+    "FeaturePlan",
+    "FeatureSet",
+    "FirstSeen",
+    "HourOfDay",
+    "LastValue",
+    "Maximum",
+    "Mean",
+    "Minimum",
+    "Ratio",
+    "StandardDeviation",
+    "Sum",
+    "TimeSince",
+    "Value",
+    "Velocity",
+    "compile_plan",
+    "known_at",
+]

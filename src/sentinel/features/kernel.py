@@ -1,0 +1,296 @@
+"""The one kernel that reads and advances feature state, live and in replay.
+
+For each event, in order of arrival:
+
+1. an id that was seen before is marked a duplicate and changes nothing;
+2. feedback known by the running maximum of event time is applied, in order of known-at;
+3. the entities' windows are moved to the event time and the feature vector is read;
+4. then, and only then, the event is applied to the windows of each of its entities.
+
+The kernel is driven by tables, so one compiled function works for every feature set. It never
+allocates: it stops before the first event for which a table might be too small, says which, and
+is called again. Steps 1 and the look-up of rows run ahead by a block of events, so that the
+memory accesses of a block overlap; no result depends on where a block or a batch ends.
+
+State (all int64)
+-----------------
+``arena``: a scratch block and an empty block for each window, then rows, one a (type, key):
+key, type, and the windows of that type (:mod:`sentinel.features.tiles`). One row is one
+contiguous piece. ``index`` and ``ids`` are in :mod:`sentinel.features.index`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.core.native import native, native_inline
+from sentinel.features.aggregates import INT64_MIN
+from sentinel.features.index import find, insert, is_repeated
+from sentinel.features.layout import (
+    E_END_WINDOW,
+    E_FEEDBACK_KEY,
+    E_FIRST_WINDOW,
+    E_KEY,
+    E_WORDS,
+    F_DEFAULT,
+    F_OPCODE,
+    HEADER_WORDS,
+    NEVER,
+    R_ARENA,
+    R_COUNT,
+    R_DUPLICATES,
+    R_ENTITIES,
+    R_EVENTS,
+    R_FEEDBACK,
+    R_FEEDBACK_LATE,
+    R_FEEDBACKS,
+    R_GENERATION,
+    R_IDS,
+    R_IDS_FULL,
+    R_LATE,
+    R_NOW,
+    R_RESOLVED,
+    R_ROW,
+    R_SKIPPED,
+    R_TOUCHED,
+    W_AT,
+    W_BLOCK,
+    W_EMPTY,
+    W_FEED,
+    W_HOP,
+    W_TILES,
+    Feed,
+    State,
+    Tables,
+    Vectors,
+    Work,
+)
+from sentinel.features.matrix import DEFAULTED
+from sentinel.features.reading import COUNT, RATIO, read_entity, read_event, read_features
+from sentinel.features.tiles import apply_to, copy_block, read_at, tiles_back
+
+Int64Array = npt.NDArray[np.int64]
+
+# Events looked up ahead: their rows' first lines stay in the first-level cache.
+BLOCK_EVENTS = 64
+
+DONE = 0
+ARENA_FULL = 1
+INDEX_FULL = 2
+IDS_FULL = 3
+
+
+@native_inline
+def _row_of(tables: Tables, state: State, entity: int, key: int) -> int:
+    """Find the row of an entity, or make an empty one; the caller has made room."""
+    row = find(state.places, entity, key)
+    if row >= 0:
+        return row
+    arena = state.arena
+    row = state.registers[R_ARENA]
+    state.registers[R_ARENA] += tables.entities[entity, E_WORDS]
+    state.registers[R_ENTITIES] += 1
+    insert(state.places, entity, key, row)
+    arena[row] = key
+    arena[row + 1] = entity
+    for w in range(tables.entities[entity, E_FIRST_WINDOW], tables.entities[entity, E_END_WINDOW]):
+        window = tables.windows[w]
+        at = row + window[W_AT]
+        if window[W_HOP] != 0:
+            arena[at] = NEVER
+            arena[at + 1] = 0
+            arena[at + 2] = 0
+            at += HEADER_WORDS
+        for block in range(window[W_TILES] + 1):
+            copy_block(arena, at + block * window[W_BLOCK], window[W_EMPTY], window[W_BLOCK])
+    return row
+
+
+@native_inline
+def _room(tables: Tables, state: State, n_events: int) -> int:
+    """Whether a number of events fits, were all their entities new."""
+    registers = state.registers
+    n_words = 0
+    for entity in range(len(tables.entities)):
+        n_words += tables.entities[entity, E_WORDS]
+    if registers[R_ARENA] + n_events * n_words > len(state.arena):
+        return ARENA_FULL
+    if 2 * (registers[R_ENTITIES] + n_events * len(tables.entities)) > len(state.places):
+        return INDEX_FULL
+    n_ids = min(registers[R_IDS] + n_events, registers[R_IDS_FULL])
+    if 2 * n_ids > state.ids.shape[1]:
+        return IDS_FULL
+    return DONE
+
+
+@native_inline
+def _resolve(tables: Tables, state: State, events: Feed, out: Vectors, end: int) -> None:
+    """Mark duplicates and look up rows, from the last resolved event up to ``end``."""
+    registers = state.registers
+    generation = registers[R_GENERATION : R_IDS_FULL + 1]
+    touched = 0
+    for i in range(registers[R_RESOLVED], end):
+        repeated = is_repeated(state.ids, generation, events.values[tables.columns[0], i])
+        out.is_duplicate[i] = repeated
+        for entity in range(len(tables.entities)):
+            row = -1
+            column = tables.entities[entity, E_KEY]
+            if not repeated and events.present[column, i]:
+                row = _row_of(tables, state, entity, events.values[column, i])
+                first = tables.entities[entity, E_FIRST_WINDOW]
+                for w in range(first, tables.entities[entity, E_END_WINDOW]):
+                    touched ^= state.arena[row + tables.windows[w, W_AT]]
+            out.rows[i, entity] = row
+    registers[R_RESOLVED] = end
+    # Written down, so that the compiler keeps the reads that bring the rows near.
+    registers[R_TOUCHED] = touched
+
+
+@native_inline
+def _apply_feedback(tables: Tables, state: State, feedback: Feed, i: int) -> None:
+    """Apply one feedback event to the feedback windows of its entities, as of its known-at."""
+    registers = state.registers
+    time = feedback.times[i]
+    tie = feedback.values[tables.columns[2], i]
+    is_late = False
+    for entity in range(len(tables.entities)):
+        column = tables.entities[entity, E_FEEDBACK_KEY]
+        if column < 0 or not feedback.present[column, i]:
+            continue
+        row = _row_of(tables, state, entity, feedback.values[column, i])
+        for w in range(
+            tables.entities[entity, E_FIRST_WINDOW], tables.entities[entity, E_END_WINDOW]
+        ):
+            window = tables.windows[w]
+            if window[W_FEED] != 1:
+                continue
+            at = row + window[W_AT]
+            hop = window[W_HOP]
+            is_behind = hop != 0 and state.arena[at] != NEVER and time < state.arena[at]
+            if not is_behind:
+                read_at(window, tables.partials, state.arena, state.reals, row, time)
+            elif tiles_back(state.arena[at], time, hop) >= window[W_TILES]:
+                is_late = True
+                continue
+            registers[R_SKIPPED] += apply_to(window, tables.partials, state, row, feedback, i, tie)
+    registers[R_FEEDBACKS] += 1
+    registers[R_FEEDBACK_LATE] += is_late
+
+
+@native_inline
+def _read(tables: Tables, state: State, events: Feed, out: Vectors, work: Work, i: int) -> None:
+    """Move the entities' windows to the event time and read the feature vector."""
+    blocks, vector, status = work.blocks, work.vector, work.status
+    time = events.times[i]
+    for entity in range(len(tables.entities)):
+        row = out.rows[i, entity]
+        for w in range(
+            tables.entities[entity, E_FIRST_WINDOW], tables.entities[entity, E_END_WINDOW]
+        ):
+            blocks[w] = -1
+            if row >= 0:
+                blocks[w] = read_at(
+                    tables.windows[w], tables.partials, state.arena, state.reals, row, time
+                )
+    for f in tables.order:
+        opcode = tables.features[f, F_OPCODE]
+        if opcode >= COUNT:
+            vector[f], status[f] = read_entity(tables, f, state, blocks, events, i)
+        elif opcode < RATIO:
+            vector[f], status[f] = read_event(tables, f, events, i)
+        else:
+            vector[f], status[f] = read_features(tables, f, work)
+    for f in range(len(tables.features)):
+        out.values[i, f] = np.float32(vector[f])
+        out.status[i, f] = status[f]
+
+
+@native_inline
+def _apply(tables: Tables, state: State, events: Feed, out: Vectors, i: int) -> None:
+    """Apply an event to the windows of its entities that its tile still lives in."""
+    registers = state.registers
+    tie = events.values[tables.columns[0], i]
+    is_late = False
+    for entity in range(len(tables.entities)):
+        row = out.rows[i, entity]
+        if row < 0:
+            continue
+        for w in range(
+            tables.entities[entity, E_FIRST_WINDOW], tables.entities[entity, E_END_WINDOW]
+        ):
+            window = tables.windows[w]
+            if window[W_FEED] != 0:
+                continue
+            n_skipped = apply_to(window, tables.partials, state, row, events, i, tie)
+            if n_skipped < 0:
+                is_late = True
+            else:
+                registers[R_SKIPPED] += n_skipped
+    out.is_late[i] = is_late
+    registers[R_EVENTS] += 1
+    registers[R_LATE] += is_late
+
+
+@native_inline
+def _leave_out(tables: Tables, out: Vectors, i: int) -> None:
+    """Give a duplicate the vector of defaults."""
+    for f in range(len(tables.features)):
+        out.values[i, f] = np.float32(tables.feature_reals[f, F_DEFAULT])
+        out.status[i, f] = DEFAULTED
+    out.is_late[i] = False
+
+
+@native
+def advance_rows(tables: Tables, state: State, events: Feed, feedback: Feed, out: Vectors) -> int:
+    """Advance through the batch from register ``R_ROW`` on; linear in its events.
+
+    Returns
+    -------
+    int
+        ``DONE``; or which table must be larger before the next call.
+    """
+    registers = state.registers
+    n_events = len(events.times)
+    n_feedback = len(feedback.times)
+    work = Work(
+        np.empty(len(tables.windows), dtype=np.int64),
+        np.empty(len(tables.features), dtype=np.float64),
+        np.empty(len(tables.features), dtype=np.int64),
+    )
+    while registers[R_ROW] < n_events:
+        i = registers[R_ROW]
+        if i == registers[R_RESOLVED]:
+            end = min(i + BLOCK_EVENTS, n_events)
+            short = _room(tables, state, end - i)
+            if short != DONE:
+                return short
+            _resolve(tables, state, events, out, end)
+        if out.is_duplicate[i]:
+            registers[R_DUPLICATES] += 1
+            _leave_out(tables, out, i)
+            registers[R_ROW] += 1
+            continue
+        registers[R_NOW] = max(registers[R_NOW], events.times[i])
+        while (
+            registers[R_FEEDBACK] < n_feedback
+            and feedback.times[registers[R_FEEDBACK]] <= registers[R_NOW]
+        ):
+            short = _room(tables, state, 1)
+            if short in (ARENA_FULL, INDEX_FULL):
+                return short
+            _apply_feedback(tables, state, feedback, registers[R_FEEDBACK])
+            registers[R_FEEDBACK] += 1
+        _read(tables, state, events, out, work, i)
+        _apply(tables, state, events, out, i)
+        registers[R_ROW] += 1
+    return DONE
+
+
+def new_registers(n_ids_full: int, n_arena_words: int) -> Int64Array:
+    """Return the registers of an engine that has seen nothing."""
+    registers = np.zeros(R_COUNT, dtype=np.int64)
+    registers[R_NOW] = INT64_MIN
+    registers[R_IDS_FULL] = n_ids_full
+    registers[R_ARENA] = n_arena_words
+    return registers

@@ -1,0 +1,147 @@
+"""How definitions, state and batches are laid out for the kernel: plain arrays, and their columns.
+
+A window's place in a row is described in :mod:`sentinel.features.tiles`, the arena in
+:mod:`sentinel.features.kernel`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.features.aggregates import INT64_MIN
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+ROW_HEADER_WORDS = 2
+
+# Columns of the table of entities.
+(E_KEY, E_FEEDBACK_KEY, E_WORDS, E_FIRST_WINDOW, E_END_WINDOW, E_COLUMNS) = range(6)
+
+# Registers: the scalars of the state.
+(
+    R_ROW,  # next event of the batch
+    R_RESOLVED,  # events of the batch whose rows are looked up
+    R_FEEDBACK,  # next pending feedback
+    R_NOW,  # running maximum of event time
+    R_ARENA,  # words in use
+    R_ENTITIES,
+    R_GENERATION,  # of event ids: current, how many, how many are enough
+    R_IDS,
+    R_IDS_FULL,
+    R_EVENTS,  # counters from here on
+    R_DUPLICATES,
+    R_LATE,
+    R_FEEDBACKS,
+    R_FEEDBACK_LATE,
+    R_SKIPPED,
+    R_TOUCHED,
+    R_COUNT,
+) = range(17)
+
+NEVER = INT64_MIN
+HEADER_WORDS = 3
+
+# Columns of the table of windows.
+(
+    W_ENTITY,
+    W_FEED,  # 0 events, 1 feedback
+    W_HOP,  # ms; 0 for the whole history
+    W_TILES,
+    W_AT,  # of the window in the row
+    W_BLOCK,  # words of one block
+    W_FIRST,  # first partial result in the table of partials
+    W_END,
+    W_SCRATCH,  # where a late read is folded, in the arena
+    W_EMPTY,  # where the empty block is, in the arena
+    W_LINEAR,  # 1 where all partials are linear
+    W_COLUMNS,
+) = range(12)
+
+# Columns of the table of partial results.
+(
+    P_OPCODE,
+    P_AT,  # in the block
+    P_WORDS,
+    P_COLUMN,  # of the feed's contract; -1 nothing is read, -2 the time
+    P_COLUMN_2,  # longitude
+    P_WHERE,  # column of a boolean that must hold; -1 none
+    P_FLOAT,  # 1 where the column is read as float64
+    P_COLUMNS,
+) = range(8)
+
+# Columns of the table of features.
+(
+    F_OPCODE,
+    F_WINDOW,  # whose block is read
+    F_A,  # offsets of partial results in the block, by opcode
+    F_B,
+    F_C,
+    F_COLUMN,  # of the event contract
+    F_COLUMN_2,
+    F_LEFT,  # operand features
+    F_RIGHT,
+    F_ENCODING,  # calendar: 0 number, 1 sine, 2 cosine; category: first of its table
+    F_OFFSET_MS,  # calendar: from UTC
+    F_STALE_MS,  # 0: never stale
+    F_AGE_WINDOW,  # block and offset of the time that the value dates from
+    F_AGE_AT,
+    F_COLUMNS,
+) = range(15)
+
+# Columns of the table of float parameters of features.
+(F_DEFAULT, F_DIVISOR, F_CAP, F_REAL_COLUMNS) = range(4)
+
+
+class Tables(NamedTuple):
+    """A compiled feature set; shapes (n, columns), constants for the kernel."""
+
+    entities: Int64Array
+    windows: Int64Array
+    partials: Int64Array
+    features: Int64Array
+    feature_reals: Float64Array
+    order: Int64Array  # features, operands before what is made of them
+    codes: Float64Array  # encodings of categories, one after the other
+    columns: Int64Array  # event id, event time, feedback id
+
+
+class State(NamedTuple):
+    """What the kernel changes; ``reals`` is ``arena`` seen as float64."""
+
+    arena: Int64Array
+    reals: Float64Array
+    places: Int64Array
+    ids: Int64Array
+    registers: Int64Array
+
+
+class Feed(NamedTuple):
+    """Columns of a batch; ``reals`` is ``values`` seen as float64."""
+
+    values: Int64Array
+    reals: Float64Array
+    present: BoolArray
+    times: Int64Array
+
+
+class Vectors(NamedTuple):
+    """What the kernel fills, one row an event; ``rows`` is where each entity's row is."""
+
+    values: npt.NDArray[np.float32]
+    status: npt.NDArray[np.uint8]
+    is_late: BoolArray
+    is_duplicate: BoolArray
+    rows: Int64Array
+
+
+class Work(NamedTuple):
+    """Room for one event: a block for each window, a value and a status for each feature."""
+
+    blocks: Int64Array
+    vector: Float64Array
+    status: Int64Array
