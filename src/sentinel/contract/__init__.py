@@ -5,6 +5,7 @@ from __future__ import annotations
 from sentinel.contract.batch import EventBatch, RawBatch
 from sentinel.contract.codes import RefusalCode
 from sentinel.contract.contract import Contract
+from sentinel.contract.decoder import Decoded, Decoder
 from sentinel.contract.fields import (
     Boolean,
     Category,
@@ -17,6 +18,7 @@ from sentinel.contract.fields import (
     Text,
     Timestamp,
 )
+from sentinel.contract.refusal import Fault, Refusal
 from sentinel.contract.schema import ContractSchema, Field, FieldKind, FieldRole, TimeUnit
 
 __all__ = [
@@ -25,9 +27,12 @@ __all__ = [
     "Contract",
     "ContractSchema",
     "Decimal",
+    "Decoded",
+    "Decoder",
     "EventBatch",
     "EventId",
     "EventTime",
+    "Fault",
     "Field",
     "FieldKind",
     "FieldRole",
@@ -35,6 +40,7 @@ __all__ = [
     "Integer",
     "Key",
     "RawBatch",
+    "Refusal",
     "RefusalCode",
     "Text",
     "TimeUnit",

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.core.native import native, native_inline
+from sentinel.core.words import address_of, byte_at, word_at
 
 # The key of the reference test vectors: bytes 00 01 … 0f, as two little-endian words.
 KEY_0 = np.uint64(0x0706050403020100)
@@ -45,29 +46,16 @@ def _round(
 
 
 @native
-def siphash(content: npt.NDArray[np.uint8], start: int, end: int) -> np.uint64:
-    """Hash ``content[start:end]``; linear in its length, about 1 ns a byte.
-
-    Parameters
-    ----------
-    content : ndarray of uint8, shape (n,)
-    start, end : int
-        Bounds within ``content``; the caller has checked them.
-
-    Returns
-    -------
-    uint64
-    """
+def siphash_at(address: int, start: int, end: int) -> np.uint64:
+    """Hash the bytes from ``address + start`` to ``address + end``; for native callers."""
     v0 = KEY_0 ^ _C0
     v1 = KEY_1 ^ _C1
     v2 = KEY_0 ^ _C2
     v3 = KEY_1 ^ _C3
     n = end - start
     position = start
-    for _ in range(n // 8):
-        word = np.uint64(0)
-        for i in range(8):
-            word |= np.uint64(content[position + i]) << np.uint64(8 * i)
+    for _ in range(n >> 3):
+        word = word_at(address, position)
         v3 ^= word
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
@@ -75,7 +63,7 @@ def siphash(content: npt.NDArray[np.uint8], start: int, end: int) -> np.uint64:
         position += 8
     word = np.uint64(n & 0xFF) << np.uint64(56)
     for i in range(end - position):
-        word |= np.uint64(content[position + i]) << np.uint64(8 * i)
+        word |= np.uint64(byte_at(address, position + i)) << np.uint64(8 * i)
     v3 ^= word
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)
@@ -84,6 +72,23 @@ def siphash(content: npt.NDArray[np.uint8], start: int, end: int) -> np.uint64:
     for _ in range(4):
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     return v0 ^ v1 ^ v2 ^ v3
+
+
+@native
+def siphash(content: npt.NDArray[np.uint8], start: int, end: int) -> np.uint64:
+    """Hash ``content[start:end]``; linear in its length, about 0.6 ns a byte.
+
+    Parameters
+    ----------
+    content : ndarray of uint8, shape (n,), C order
+    start, end : int
+        Bounds within ``content``; the caller has checked them.
+
+    Returns
+    -------
+    uint64
+    """
+    return siphash_at(address_of(content), start, end)
 
 
 @native
