@@ -303,7 +303,8 @@ def _usual_amounts(
     trade = world.trades[world.merchant_category[merchant]]
     mean = trade[:, 0] + world.merchant_numbers[merchant, MERCHANT_LEVEL]
     mean = mean + world.card_numbers[card, CARD_SPENDING] + raised
-    return (np.exp(random.normal(mean, trade[:, 1])) * 100).astype(np.int64)
+    minor: Int64Array = (np.exp(random.normal(mean, trade[:, 1])) * 100).astype(np.int64)
+    return minor
 
 
 def _go_online(
