@@ -21,9 +21,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sentinel.core import limits
+from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 from sentinel.monitoring.log_ledger import Ledger
@@ -87,6 +88,20 @@ class LogSettings:
     retry_s: float = limits.LOG_RETRY_S
     spill_folder: Path | None = None
     spill_bytes_max: int = limits.LOG_SPILL_BYTES_MAX
+
+    @classmethod
+    def from_configuration(cls, configuration: Configuration, *, policy: FullPolicy) -> Self:
+        """Take the bounds of this deployment; the policy is part of the release."""
+        spill = configuration.decision_log_spill_folder
+        return cls(
+            policy=policy,
+            queue_records_max=configuration.decision_log_queue_records,
+            segment_records_max=configuration.decision_log_segment_records,
+            segment_s_max=configuration.decision_log_segment_s,
+            wait_s_max=configuration.decision_log_wait_s,
+            spill_folder=Path(spill) if spill else None,
+            spill_bytes_max=configuration.decision_log_spill_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,13 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from sentinel.core import limits
+from sentinel.core.configuration import Configuration
 from sentinel.monitoring.divergence import chi_square_tail, homogeneity, jensen_shannon
 from sentinel.monitoring.reference import Reference
 from sentinel.monitoring.sketch import (
@@ -86,6 +88,15 @@ class DriftSettings:
     window_events_min: int = limits.DRIFT_WINDOW_EVENTS_MIN
     window_s_min: float = limits.DRIFT_WINDOW_S_MIN
     distance_min: float = limits.DRIFT_DISTANCE_MIN
+
+    @classmethod
+    def from_configuration(cls, configuration: Configuration) -> Self:
+        """Take the numbers of this deployment."""
+        return cls(
+            false_alarm_days=configuration.drift_false_alarm_days,
+            window_events_min=configuration.drift_window_events,
+            window_s_min=configuration.drift_window_s,
+        )
 
     def probability_max(self, n_features: int) -> float:
         """Return the probability below which one test is an alarm."""
