@@ -186,8 +186,7 @@ def evaluate(judged: Judged, settings: EvaluationSettings | None = None) -> Eval
     n_positive = int(judged.is_positive.sum())
     metrics = {name: metric(judged, chosen) for name, metric in _METRICS.items()}
     if chosen.resamples:
-        for name, metric in _bounded(judged, chosen, metrics).items():
-            metrics[name] = metric
+        metrics |= _bounded(judged, chosen, metrics)
     return Evaluation(metrics=metrics, n_rows=len(judged.scores), n_positive=n_positive)
 
 
@@ -314,11 +313,11 @@ def _bounded(
     wanted = [name for name in _BOUNDED if metrics[name].value is not None]
     order = np.argsort(judged.entities, kind="stable")
     starts = np.flatnonzero(np.diff(judged.entities[order], prepend=np.nan))
-    groups = np.split(order, starts[1:]) if len(order) else []
+    groups = np.split(order, starts[1:])
     random = np.random.default_rng(settings.seed)
     drawn: dict[str, list[float]] = {name: [] for name in wanted}
-    for _ in range(settings.resamples):
-        chosen = random.integers(0, len(groups), len(groups)) if groups else []
+    for _ in range(settings.resamples if wanted else 0):
+        chosen = random.integers(0, len(groups), len(groups))
         sample = judged.rows(np.concatenate([groups[place] for place in chosen]))
         for name in wanted:
             value = _METRICS[name](sample, settings).value
