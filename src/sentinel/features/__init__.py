@@ -28,6 +28,7 @@ from sentinel.features.engine import Engine, EngineCounts, known_at
 from sentinel.features.feature_set import FeatureSet
 from sentinel.features.matrix import DEFAULTED, PRESENT, STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan, compile_plan
+from sentinel.features.replay import FeedbackOrder, Replayed, advance_log, replay
 
 __all__ = [
     "DEFAULTED",
@@ -46,6 +47,7 @@ __all__ = [
     "FeatureMatrix",
     "FeaturePlan",
     "FeatureSet",
+    "FeedbackOrder",
     "FirstSeen",
     "HourOfDay",
     "LastValue",
@@ -53,11 +55,14 @@ __all__ = [
     "Mean",
     "Minimum",
     "Ratio",
+    "Replayed",
     "StandardDeviation",
     "Sum",
     "TimeSince",
     "Value",
     "Velocity",
+    "advance_log",
     "compile_plan",
     "known_at",
+    "replay",
 ]
