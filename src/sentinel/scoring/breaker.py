@@ -159,6 +159,7 @@ class Breaker:
         self._generation = 0
         self._n_permits = 0
         self._cause = ""
+        self._n_entered = dict.fromkeys(State, 0)
         self._transitions: deque[Transition] = deque(maxlen=limits.BREAKER_CALLS_MAX)
         self._begin(now_s)
 
@@ -176,6 +177,12 @@ class Breaker:
     def n_transitions(self) -> int:
         """Steps taken since the start."""
         return self._generation
+
+    @property
+    def n_entered(self) -> dict[State, int]:
+        """How often each state was entered since the start."""
+        with self._lock:
+            return dict(self._n_entered)
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
@@ -274,6 +281,7 @@ class Breaker:
         transition = Transition(self._state, target, event, self._now_s, cause)
         self._transitions.append(transition)
         self._state = target
+        self._n_entered[target] += 1
         self._generation += 1
         if target is State.CLOSED:
             self._cause = ""

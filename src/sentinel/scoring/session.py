@@ -10,32 +10,23 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as native_errors
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
-_ERRORS = (
-    native_errors.EPFail,
-    native_errors.EngineError,
-    native_errors.Fail,
-    native_errors.InvalidArgument,
-    native_errors.InvalidGraph,
-    native_errors.InvalidProtobuf,
-    native_errors.DeviceReset,
-    native_errors.ModelLoadCanceled,
-    native_errors.ModelLoaded,
-    native_errors.ModelRequiresCompilation,
-    native_errors.NoModel,
-    native_errors.NoSuchFile,
-    native_errors.NotFound,
-    native_errors.NotImplemented,
-    native_errors.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
 _SEVERITY_FATAL = 4  # ONNX Runtime writes warnings to stderr on every call otherwise
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """List what ONNX Runtime raises: its own errors derive from nothing but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native_errors
+
+    own = [
+        error
+        for error in vars(native_errors).values()
+        if isinstance(error, type) and issubclass(error, Exception)
+    ]
+    return (*own, RuntimeError, ValueError)
 
 
 class ModelSession:
@@ -61,6 +52,9 @@ class ModelSession:
             raise _invalid("model", "bytes", type(content).__name__)
         if not 0 < len(content) <= limits.MODEL_BYTES_MAX:
             raise _invalid("model", f"1 to {limits.MODEL_BYTES_MAX} bytes", len(content))
+        import onnxruntime
+
+        self._errors = _runtime_errors()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -72,7 +66,7 @@ class ModelSession:
             self._session = onnxruntime.InferenceSession(
                 content, sess_options=options, providers=[self.provider]
             )
-        except _ERRORS as error:
+        except self._errors as error:
             raise _invalid("model", "an ONNX model that loads", error) from error
         self._input = self._check_input()
         self._output = self._check_output()
@@ -97,7 +91,7 @@ class ModelSession:
         """
         try:
             (output,) = self._session.run([self._output], {self._input: values})
-        except _ERRORS as error:
+        except self._errors as error:
             raise SentinelError(
                 ErrorCode.MODEL_FAILED, at="champion", expected="scores", got=error
             ) from error
