@@ -41,6 +41,7 @@ NATIVE_MODULES = (
     "monitoring/log_records.py",
     "monitoring/sketch.py",
     "scoring/encoding.py",
+    "scoring/guards.py",
     "scoring/sanity.py",
 )
 
