@@ -6,8 +6,8 @@ A release may decide about payments when all of this holds at one instant:
 2. its builder is named by a statement of a key that may build;
 3. data, weights and deployment are approved, each by a key that may say so, whose person is the
    one it names, not revoked, within its time, and valid for no longer than the rules allow;
-4. no approver is the builder, neither by key nor by person (unless the rules say otherwise), and
-   the approvers are as many different people as the rules ask for;
+4. no approver is the builder, neither by key nor by person, and the approvers are as many
+   different people as the rules ask for;
 5. the deployment was triggered last: its sequence number is above those of the other two, its
    time not before theirs;
 6. its sequence number is not below the last one that ran here (no old release comes back unasked).
@@ -40,6 +40,28 @@ class Standing(enum.StrEnum):
     APPROVED = "approved"
     DEMO = "approved by a DEMO KEY: nobody reviewed this release"
     UNAPPROVED = "NOT APPROVED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """When and how long a statement holds.
+
+    Attributes
+    ----------
+    issued_at_ms : int
+        Now, milliseconds since the epoch.
+    sequence : int
+        From 1; for a deployment above those of the other approvals and of all before it.
+    days : int
+        Validity, from 1.
+    note : str
+        What the person wants to be remembered, at most 256 characters.
+    """
+
+    issued_at_ms: int
+    sequence: int = 1
+    days: int = 30
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +172,7 @@ def judge(
     return Judgement(Standing.UNAPPROVED if faults else approved, found, tuple(faults))
 
 
-def approve(
-    manifest: Manifest,
-    key: SigningKey,
-    *,
-    role: Role,
-    sequence: int,
-    issued_at_ms: int,
-    days: int = 30,
-    note: str = "",
-) -> bytes:
+def approve(manifest: Manifest, key: SigningKey, *, role: Role, terms: Terms) -> bytes:
     """Sign one statement; the content of ``signatures/<role>.json``.
 
     Parameters
@@ -168,23 +181,16 @@ def approve(
         Of the release that the person has looked at.
     key : SigningKey
     role : Role
-    sequence : int
-        From 1; for a deployment above those of the other approvals and of all before it.
-    issued_at_ms : int
-        Now.
-    days : int
-        Validity, from 1.
-    note : str
-        At most 256 characters.
+    terms : Terms
     """
     statement = Statement(
         role=role,
         person=key.person,
         key_id=key.key_id,
-        sequence=sequence,
-        issued_at_ms=issued_at_ms,
-        expires_at_ms=issued_at_ms + days * _DAY_MS,
-        note=note,
+        sequence=terms.sequence,
+        issued_at_ms=terms.issued_at_ms,
+        expires_at_ms=terms.issued_at_ms + terms.days * _DAY_MS,
+        note=terms.note,
     )
     return statements.sign(statement, manifest, key)
 
@@ -229,7 +235,7 @@ def _faults_together(
     faults = []
     build, deploy = found.get(Role.BUILD), found.get(Role.DEPLOY)
     given = [found[role] for role in APPROVALS if role in found]
-    if build is not None and not trust.rules.builder_may_approve:
+    if build is not None:
         faults += [
             Fault(f"{other.role}", f"somebody other than the builder, {build.person}", other.person)
             for other in given

@@ -26,7 +26,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import sync_folder
 from sentinel.core.hashing import canonical_json
 from sentinel.monitoring.reference import Reference
-from sentinel.release.approvals import approve
+from sentinel.release.approvals import Terms, approve
 from sentinel.release.candidate import Candidate
 from sentinel.release.export import to_onnx
 from sentinel.release.folder import Contents, read_folder
@@ -99,14 +99,8 @@ def build_release(
     manifest = _manifest(candidate, files, created_at_ms)
     signatures = {}
     if builder is not None:
-        statement = approve(
-            manifest,
-            builder,
-            role=Role.BUILD,
-            sequence=1,
-            issued_at_ms=created_at_ms,
-            days=_BUILD_DAYS,
-        )
+        terms = Terms(issued_at_ms=created_at_ms, days=_BUILD_DAYS)
+        statement = approve(manifest, builder, role=Role.BUILD, terms=terms)
         signatures[f"{Role.BUILD}.json"] = statement
     write_release(folder, Contents(manifest, files, signatures))
     return BuiltRelease(folder, manifest, gates)

@@ -6,7 +6,6 @@ It is written by hand, in TOML, and lives with the deployment, never inside a re
 
     [rules]
     persons_min = 2            # different people among the approvers
-    builder_may_approve = false
     approval_days_max = 90
 
     [[keys]]
@@ -49,14 +48,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ----------
     persons_min : int, 1 to 3
         Different people that the approvals must come from.
-    builder_may_approve : bool
-        Whether the person who built a release may also approve it.
     approval_days_max : int
         Longest validity that an approval may claim.
     """
 
     persons_min: int = 1
-    builder_may_approve: bool = False
     approval_days_max: int = 90
 
 
