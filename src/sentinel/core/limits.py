@@ -72,6 +72,12 @@ EVENT_FILE_POLL_S = 0.05
 FOLDER_MANIFEST_BYTES_MAX = 1 << 16
 # Which scenario each fraud belongs to: 60 bytes a fraud, ten million frauds.
 SCENARIOS_FILE_BYTES_MAX = 600 << 20
+# A published data set: a year of a large bank; its columns are held in memory, 8 bytes a value.
+DATASET_ROWS_MAX = 50_000_000
+DATASET_FILES_MAX = 10_000
+DATASET_CSV_BYTES_MAX = 8 << 30
+# Amounts as binary fractions, in cents: noise of 1e-8 is the format's, more is another number.
+DATASET_CENT_NOISE_MAX = 1e-6
 # The simulated world is held in memory: 100 bytes a card, 60 a merchant.
 SIMULATION_CARDS_MAX = 10_000_000
 SIMULATION_MERCHANTS_MAX = 1_000_000

@@ -19,13 +19,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import read_bounded, sync_folder, write_atomically
 from sentinel.core.hashing import canonical_json
-from sentinel.data.json_lines import EncodedLines
+
+if TYPE_CHECKING:
+    from sentinel.data.json_lines import EncodedLines
 
 EVENTS, FEEDBACK, SCENARIOS = "events.ndjson", "feedback.ndjson", "scenarios.ndjson"
 MANIFEST = "manifest.json"
