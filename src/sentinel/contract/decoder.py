@@ -11,9 +11,9 @@ from sentinel.contract import fault_bits
 from sentinel.contract.batch import EventBatch, Int64Array, RawBatch
 from sentinel.contract.codes import codes_of
 from sentinel.contract.explain import explain
+from sentinel.contract.frame import DEPTH_MAX, KEYS_MAX, Columns, Scratch
 from sentinel.contract.refusal import Fault, Refusal
-from sentinel.contract.scan_event import Columns, decode_events
-from sentinel.contract.scan_value import DEPTH_MAX, KEYS_MAX, Scratch
+from sentinel.contract.scan_event import decode_events
 from sentinel.contract.schema import ContractSchema, FieldKind
 from sentinel.contract.tables import build_tables, text_fields_of
 from sentinel.core import limits
@@ -85,6 +85,11 @@ class Decoder:
         Returns
         -------
         Decoded
+
+        Raises
+        ------
+        ValueError
+            For a batch whose bounds lie outside its content: whoever built it is wrong.
         """
         content = np.ascontiguousarray(raw.content).view()
         content.flags.writeable = False
@@ -100,6 +105,8 @@ class Decoder:
             columns,
             scratch,
         )
+        if n_rows < 0:
+            raise ValueError("a raw batch whose events lie outside its content")
         kept = np.arange(n_rows)
         if n_unresolved:
             kept = self._resolve(raw, columns, n_rows, n_unresolved)
@@ -175,8 +182,8 @@ class Decoder:
                 n_bytes = int(raw.whole_lengths[index])
             codes = codes_of(int(faults[index]))
             found = tuple(Fault(code) for code in codes)
-            if len(content) <= budget:
-                budget -= len(content)
+            if n_bytes > limits.EVENT_BYTES_MAX or len(content) <= budget:
+                budget -= 0 if n_bytes > limits.EVENT_BYTES_MAX else len(content)
                 received = None if raw.received_at_ms is None else int(raw.received_at_ms[index])
                 found = explain(self.schema, content, n_bytes=n_bytes, received_at_ms=received)[
                     : limits.FAULTS_PER_EVENT_MAX

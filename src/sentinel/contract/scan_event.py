@@ -16,14 +16,13 @@ it. A refused event leaves nothing behind but its bits: the guess changes speed,
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from sentinel.contract import fault_bits
+from sentinel.contract import frame as frm
 from sentinel.contract import tables as tbl
-from sentinel.contract.batch import BoolArray, Int64Array
+from sentinel.contract.batch import Int64Array
 from sentinel.contract.scan_number import (
     DIGITS_MAX,
     IS_FLOAT,
@@ -41,12 +40,12 @@ from sentinel.contract.scan_value import (
     NULL_BYTES,
     TOO_DEEP,
     TRUE_BYTES,
-    Scratch,
     has_duplicates,
     is_false,
     is_null,
     is_true,
     non_finite_length,
+    note_key,
     read_key,
     skip_colon,
     skip_space,
@@ -55,10 +54,15 @@ from sentinel.contract.scan_value import (
 from sentinel.core import limits
 from sentinel.core.native import native, native_inline
 from sentinel.core.siphash import siphash_at
-from sentinel.core.words import address_of, byte_at, float_of_bits, word_at
-
-# In place of a received-at time: nobody knows it.
-NO_TIME = -(1 << 62)
+from sentinel.core.words import (
+    address_of,
+    byte_at,
+    float_of_bits,
+    int_at,
+    put_byte,
+    put_int,
+    word_at,
+)
 
 _EXACT = np.uint64(limits.FLOAT_EXACT_INTEGER_MAX)
 _MINOR_MAX = np.uint64(limits.DECIMAL_MINOR_MAX)
@@ -70,38 +74,6 @@ _TENS = np.array([10**power for power in range(19)], dtype=np.uint64)
 
 # What a value turned out to be.
 PRESENT, UNRESOLVED = 0, 1
-
-# How far the kernel is: rows and text bytes that are kept, floats left to Python; within the
-# event, unknown keys noted and the first free text byte; and the length of the content.
-N_ROWS, N_TEXTS, N_UNRESOLVED, N_KEYS, AT, N_CONTENT, N_PROGRESS = range(7)
-
-
-class Columns(NamedTuple):
-    """Where the kernel writes.
-
-    Attributes
-    ----------
-    values : ndarray of int64, shape (n_fields, n_events)
-    present : ndarray of bool, shape (n_fields, n_events)
-    spans : ndarray of int64, shape (n_text_fields, n_events, 2)
-    rows : ndarray of int64, shape (n_events,)
-    faults : ndarray of int64, shape (n_events,)
-        Fault set of each raw event; 0 for an accepted one.
-    unresolved : ndarray of int64, shape (n_events * n_float_fields, 4)
-        Floats for Python: raw event, field, start and end in the content.
-    """
-
-    values: Int64Array
-    present: BoolArray
-    spans: npt.NDArray[np.int64]
-    rows: Int64Array
-    faults: Int64Array
-    unresolved: Int64Array
-
-
-@native_inline
-def _rule(rule: int, column: int) -> int:
-    return np.int64(word_at(rule, 8 * column))
 
 
 @native_inline
@@ -131,7 +103,7 @@ def _read_decimal(
     flags: int, magnitude: np.uint64, point: int, n_digits: int, rule: int
 ) -> tuple[int, int]:
     """Scale a number to minor units exactly; return its faults and its value."""
-    shift = _rule(rule, tbl.SCALE) + point
+    shift = int_at(rule, tbl.SCALE) + point
     if shift < 0:
         return fault_bits.TOO_PRECISE, 0
     if n_digits > DIGITS_MAX:
@@ -141,7 +113,7 @@ def _read_decimal(
     if shift > 18 or magnitude > _MINOR_MAX // _TENS[min(shift, 18)]:
         return fault_bits.OUT_OF_BOUNDS, 0
     value = _signed(flags, magnitude * _TENS[shift])
-    in_bounds = _rule(rule, tbl.MINIMUM) <= value <= _rule(rule, tbl.MAXIMUM)
+    in_bounds = int_at(rule, tbl.MINIMUM) <= value <= int_at(rule, tbl.MAXIMUM)
     return (0 if in_bounds else fault_bits.OUT_OF_BOUNDS), value
 
 
@@ -157,8 +129,8 @@ def _read_float(
     is_rounded, bits = to_float(flags, magnitude, point)
     if not is_rounded:
         return 0, 0, UNRESOLVED
-    low = float_of_bits(_rule(rule, tbl.MINIMUM))
-    high = float_of_bits(_rule(rule, tbl.MAXIMUM))
+    low = float_of_bits(int_at(rule, tbl.MINIMUM))
+    high = float_of_bits(int_at(rule, tbl.MAXIMUM))
     in_bounds = low <= float_of_bits(bits) <= high
     return (0 if in_bounds else fault_bits.OUT_OF_BOUNDS), bits, PRESENT
 
@@ -166,10 +138,10 @@ def _read_float(
 @native_inline
 def _judge_time(time_ms: int, received_at_ms: int, rule: int) -> int:
     """Return the faults of an instant that could be read."""
-    if time_ms < _rule(rule, tbl.MINIMUM) or time_ms > _rule(rule, tbl.MAXIMUM):
+    if time_ms < int_at(rule, tbl.MINIMUM) or time_ms > int_at(rule, tbl.MAXIMUM):
         return fault_bits.TIME_OUT_OF_BOUNDS
-    skew = _rule(rule, tbl.SKEW)
-    if skew < 0 or received_at_ms == NO_TIME:
+    skew = int_at(rule, tbl.SKEW)
+    if skew < 0 or received_at_ms == frm.NO_TIME:
         return 0
     return fault_bits.TIME_SKEW if abs(time_ms - received_at_ms) > skew else 0
 
@@ -192,10 +164,10 @@ def _read_numeric(
     is_float = flags & IS_FLOAT
     if is_float and not is_finite(address, position, after, magnitude, point, n_digits):
         return after, fault_bits.NON_FINITE, 0, PRESENT
-    kind = _rule(rule, tbl.KIND)
+    kind = int_at(rule, tbl.KIND)
     state = PRESENT
     if kind == tbl.INTEGER:
-        low, high = _rule(rule, tbl.MINIMUM), _rule(rule, tbl.MAXIMUM)
+        low, high = int_at(rule, tbl.MINIMUM), int_at(rule, tbl.MAXIMUM)
         faults, value = _read_integer(
             flags, magnitude, n_digits, low, high, fault_bits.OUT_OF_BOUNDS
         )
@@ -216,70 +188,41 @@ def _read_numeric(
 
 
 @native_inline
-def _read_text(
-    address: int, position: int, end: int, texts: npt.NDArray[np.uint8], at: int
-) -> tuple[int, int, int, int, int]:
-    """Read a string value.
-
-    Returns
-    -------
-    position : int
-        After the closing quote; negative where malformed.
-    faults : int
-    text_address, start, end : int
-        Where its bytes are, escapes resolved.
-    """
-    close, has_escapes = scan_string(address, position + 1, end)
-    if close < 0:
-        return MALFORMED, 0, address, 0, 0
-    if not has_escapes:
-        return close + 1, 0, address, position + 1, close
-    last, has_surrogate = resolve_escapes(address, position + 1, close, texts, at)
-    fault = fault_bits.LONE_SURROGATE if has_surrogate else 0
-    return close + 1, fault, address_of(texts), at, last
-
-
-@native_inline
-def _find(
-    address: int,
-    start: int,
-    end: int,
-    owner: int,
-    slots: Int64Array,
-    literals: npt.NDArray[np.uint8],
-) -> int:
+def _find(address: int, start: int, end: int, owner: int, frame: int) -> int:
     """Return the index of a name or category value; -1 where the contract has none such."""
-    mask = np.int64(len(slots) - 1)
+    mask = int_at(frame, frm.SLOT_MASK)
+    literals = int_at(frame, frm.LITERALS)
     digest = siphash_at(address, start, end) ^ (np.uint64(owner) * tbl.OWNER_FACTOR)
-    slot = np.int64(digest) & mask
-    literal_address = address_of(literals)
-    while slots[slot, tbl.OWNER] >= 0:
-        first = slots[slot, tbl.START]
-        n_bytes = slots[slot, tbl.END] - first
-        if slots[slot, tbl.OWNER] == owner and n_bytes == end - start:
+    index = np.int64(digest) & mask
+    while True:
+        slot = int_at(frame, frm.SLOTS) + index * (8 * tbl.N_SLOT_COLUMNS)
+        if int_at(slot, tbl.OWNER) < 0:
+            return -1
+        first = int_at(slot, tbl.START)
+        n_bytes = int_at(slot, tbl.END) - first
+        if int_at(slot, tbl.OWNER) == owner and n_bytes == end - start:
             n_equal = 0
             while n_equal < n_bytes and byte_at(address, start + n_equal) == byte_at(
-                literal_address, first + n_equal
+                literals, first + n_equal
             ):
                 n_equal += 1
             if n_equal == n_bytes:
-                return slots[slot, tbl.INDEX]
-        slot = (slot + 1) & mask
-    return -1
+                return int_at(slot, tbl.INDEX)
+        index = (index + 1) & mask
 
 
 @native_inline
-def _is_guess(address: int, position: int, end: int, names_address: int, rule: int) -> bool:
+def _is_guess(address: int, position: int, end: int, name: int, rule: int) -> bool:
     """Tell whether the guessed name and its quote stand at ``position``, word by word."""
-    n_words = _rule(rule, tbl.NAME_WORDS)
+    n_words = int_at(rule, tbl.NAME_WORDS)
     if position + 8 * n_words > end:
         return False
     last = 8 * (n_words - 1)
     for offset in range(0, last, 8):
-        if word_at(address, position + offset) != word_at(names_address, offset):
+        if word_at(address, position + offset) != word_at(name, offset):
             return False
-    difference = word_at(address, position + last) ^ word_at(names_address, last)
-    return difference & word_at(rule, 8 * tbl.NAME_MASK) == _ZERO
+    difference = word_at(address, position + last) ^ word_at(name, last)
+    return difference & np.uint64(int_at(rule, tbl.NAME_MASK)) == _ZERO
 
 
 @native
@@ -290,28 +233,96 @@ def _classify(address: int, start: int, end: int, reason: int) -> int:
     return fault_bits.TOO_DEEP if reason == TOO_DEEP else fault_bits.MALFORMED_JSON
 
 
-@native
-def _read_other(address: int, start: int, end: int, scratch: Scratch, at: int) -> int:
-    """Return the faults of an event that does not start with a brace."""
-    position, faults, n_keys = skip_value(address, start, end, 0, scratch, at, 0)
-    if position >= 0 and skip_space(address, position, end) < end:
-        position = MALFORMED
-    if position < 0:
-        return _classify(address, start, end, position)
-    if has_duplicates(scratch.keys, n_keys):
-        faults |= fault_bits.DUPLICATE_KEY
-    return faults | fault_bits.NOT_AN_OBJECT
+@native_inline
+def _store(frame: int, field: int, value: int) -> None:
+    place = field * int_at(frame, frm.N_EVENTS) + int_at(frame, frm.N_ROWS)
+    put_int(int_at(frame, frm.VALUES), place, value)
+    put_byte(int_at(frame, frm.PRESENT), place, 1)
 
 
 @native_inline
-def _read_other_field(
-    address: int, position: int, end: int, scratch: Scratch, progress: Int64Array
+def _store_span(frame: int, rule: int, start: int, end: int) -> None:
+    text_row = int_at(rule, tbl.TEXT_ROW)
+    place = 2 * (text_row * int_at(frame, frm.N_EVENTS) + int_at(frame, frm.N_ROWS))
+    put_int(int_at(frame, frm.SPANS), place, start)
+    put_int(int_at(frame, frm.SPANS), place + 1, end)
+
+
+@native_inline
+def _store_absent(frame: int, field: int, rule: int) -> None:
+    place = field * int_at(frame, frm.N_EVENTS) + int_at(frame, frm.N_ROWS)
+    put_int(int_at(frame, frm.VALUES), place, 0)
+    put_byte(int_at(frame, frm.PRESENT), place, 0)
+    if int_at(rule, tbl.KIND) == tbl.TEXT:
+        _store_span(frame, rule, 0, 0)
+
+
+@native
+def _take_text(
+    address: int, position: int, end: int, field: int, rule: int, frame: int
 ) -> tuple[int, int]:
+    """Read a string into a text, category or time column; return where it ends and its faults."""
+    first = position + 1
+    last, has_escapes = scan_string(address, first, end)
+    if last < 0:
+        return MALFORMED, 0
+    position = last + 1
+    text_address, base, faults = address, 0, 0
+    if has_escapes:
+        text_address, base = int_at(frame, frm.TEXTS), int_at(frame, frm.N_CONTENT)
+        at = int_at(frame, frm.AT)
+        last, has_surrogate = resolve_escapes(address, first, last, text_address, at)
+        first = at
+        put_int(frame, frm.AT, last)
+        faults = fault_bits.LONE_SURROGATE if has_surrogate else 0
+    kind = int_at(rule, tbl.KIND)
+    if kind == tbl.TEXT:
+        n_bytes = last - first
+        if n_bytes < int_at(rule, tbl.BYTES_MIN):
+            return position, faults | fault_bits.EMPTY_TEXT
+        if n_bytes > int_at(rule, tbl.BYTES_MAX):
+            return position, faults | fault_bits.TEXT_TOO_LONG
+        _store(frame, field, np.int64(siphash_at(text_address, first, last)))
+        _store_span(frame, rule, base + first, base + last)
+    elif kind == tbl.CATEGORY:
+        index = _find(text_address, first, last, field + 1, frame)
+        _store(frame, field, index)
+        if index < 0:
+            faults |= fault_bits.UNKNOWN_CATEGORY
+    else:
+        time_ms = read_time(text_address, first, last)
+        _store(frame, field, time_ms)
+        if time_ms == MALFORMED_TIME:
+            faults |= fault_bits.MALFORMED_TIME
+        else:
+            faults |= _judge_time(time_ms, int_at(frame, frm.RECEIVED), rule)
+    return position, faults
+
+
+@native
+def _take_number(
+    address: int, position: int, end: int, field: int, rule: int, frame: int
+) -> tuple[int, int]:
+    """Read a number into its column; return where it ends and its faults."""
+    received_at_ms = int_at(frame, frm.RECEIVED)
+    after, faults, value, state = _read_numeric(address, position, end, rule, received_at_ms)
+    _store(frame, field, value)
+    if state == UNRESOLVED:
+        index = int_at(frame, frm.N_UNRESOLVED)
+        unresolved = int_at(frame, frm.UNRESOLVED) + 32 * index
+        put_int(unresolved, 0, int_at(frame, frm.EVENT))
+        put_int(unresolved, 1, field)
+        put_int(unresolved, 2, position)
+        put_int(unresolved, 3, after)
+        put_int(frame, frm.N_UNRESOLVED, index + 1)
+    return after, faults
+
+
+@native
+def _refuse_value(address: int, position: int, end: int, frame: int) -> tuple[int, int]:
     """Read a value that its field cannot take; return where it ends and its faults."""
     byte = byte_at(address, position)
-    at, n_keys = progress[AT], progress[N_KEYS]
-    position, faults, n_keys = skip_value(address, position, end, 1, scratch, at, n_keys)
-    progress[N_KEYS] = n_keys
+    position, faults = skip_value(address, position, end, 1, frame)
     is_container = byte == ord("{") or byte == ord("[")
     if is_container or faults & fault_bits.NON_FINITE == 0:
         faults |= fault_bits.WRONG_TYPE
@@ -319,226 +330,114 @@ def _read_other_field(
 
 
 @native_inline
-def _take_text(
-    address: int,
-    position: int,
-    end: int,
-    field: int,
-    rule: int,
-    received_at_ms: int,
-    tables: tbl.Tables,
-    columns: Columns,
-    scratch: Scratch,
-    progress: Int64Array,
-) -> tuple[int, int]:
-    """Read a string into a text, category or time column; return where it ends and its faults."""
-    row = progress[N_ROWS]
-    position, faults, text_address, first, last = _read_text(
-        address, position, end, scratch.texts, progress[AT]
-    )
-    if position < 0:
-        return position, 0
-    kind = _rule(rule, tbl.KIND)
-    if kind == tbl.TEXT:
-        n_bytes = last - first
-        if n_bytes < _rule(rule, tbl.BYTES_MIN):
-            return position, faults | fault_bits.EMPTY_TEXT
-        if n_bytes > _rule(rule, tbl.BYTES_MAX):
-            return position, faults | fault_bits.TEXT_TOO_LONG
-        columns.values[field, row] = np.int64(siphash_at(text_address, first, last))
-        text_row = _rule(rule, tbl.TEXT_ROW)
-        base = 0
-        if text_address != address:
-            base = progress[N_CONTENT]
-            progress[AT] = last
-        columns.spans[text_row, row, 0] = base + first
-        columns.spans[text_row, row, 1] = base + last
-    elif kind == tbl.CATEGORY:
-        index = _find(text_address, first, last, field + 1, tables.slots, tables.literals)
-        columns.values[field, row] = index
-        if index < 0:
-            faults |= fault_bits.UNKNOWN_CATEGORY
-    else:
-        time_ms = read_time(text_address, first, last)
-        columns.values[field, row] = time_ms
-        if time_ms == MALFORMED_TIME:
-            faults |= fault_bits.MALFORMED_TIME
-        else:
-            faults |= _judge_time(time_ms, received_at_ms, rule)
-    return position, faults
-
-
-@native_inline
 def _take_value(
-    address: int,
-    position: int,
-    end: int,
-    field: int,
-    rule: int,
-    event: int,
-    received_at_ms: int,
-    tables: tbl.Tables,
-    columns: Columns,
-    scratch: Scratch,
-    progress: Int64Array,
+    address: int, position: int, end: int, field: int, rule: int, frame: int
 ) -> tuple[int, int]:
     """Read the value of a field into its column; return where it ends and its faults."""
-    row = progress[N_ROWS]
     byte = byte_at(address, position)
-    kind = _rule(rule, tbl.KIND)
-    if byte == ord("n") and is_null(address, position, end):
-        columns.values[field, row] = 0
-        columns.present[field, row] = False
-        if kind == tbl.TEXT:
-            columns.spans[_rule(rule, tbl.TEXT_ROW), row, 0] = 0
-            columns.spans[_rule(rule, tbl.TEXT_ROW), row, 1] = 0
-        is_allowed = _rule(rule, tbl.NULLABLE) != 0
-        return position + NULL_BYTES, 0 if is_allowed else fault_bits.NULL_NOT_ALLOWED
-    columns.present[field, row] = True
+    kind = int_at(rule, tbl.KIND)
+    is_text = kind == tbl.TEXT or kind == tbl.CATEGORY or kind == tbl.TIME_TEXT
     if byte == QUOTE:
-        if kind == tbl.TEXT or kind == tbl.CATEGORY or kind == tbl.TIME_TEXT:
-            return _take_text(
-                address,
-                position,
-                end,
-                field,
-                rule,
-                received_at_ms,
-                tables,
-                columns,
-                scratch,
-                progress,
-            )
+        if is_text:
+            return _take_text(address, position, end, field, rule, frame)
+    elif byte == ord("n"):
+        if is_null(address, position, end):
+            _store_absent(frame, field, rule)
+            is_allowed = int_at(rule, tbl.NULLABLE) != 0
+            return position + NULL_BYTES, 0 if is_allowed else fault_bits.NULL_NOT_ALLOWED
     elif kind == tbl.BOOLEAN:
         if is_true(address, position, end):
-            columns.values[field, row] = 1
+            _store(frame, field, 1)
             return position + TRUE_BYTES, 0
         if is_false(address, position, end):
-            columns.values[field, row] = 0
+            _store(frame, field, 0)
             return position + FALSE_BYTES, 0
-    elif kind != tbl.TEXT and kind != tbl.CATEGORY and kind != tbl.TIME_TEXT:
-        if 48 <= byte <= 57 or byte == ord("-"):
-            after, faults, value, state = _read_numeric(
-                address, position, end, rule, received_at_ms
-            )
-            columns.values[field, row] = value
-            if state == UNRESOLVED:
-                _note_unresolved(columns.unresolved, progress, event, field, position, after)
-            return after, faults
-    return _read_other_field(address, position, end, scratch, progress)
+    elif not is_text and (48 <= byte <= 57 or byte == ord("-")):
+        return _take_number(address, position, end, field, rule, frame)
+    return _refuse_value(address, position, end, frame)
 
 
-@native_inline
-def _note_unresolved(
-    unresolved: Int64Array, progress: Int64Array, event: int, field: int, start: int, end: int
-) -> None:
-    """Leave a float to Python."""
-    index = progress[N_UNRESOLVED]
-    unresolved[index, 0] = event
-    unresolved[index, 1] = field
-    unresolved[index, 2] = start
-    unresolved[index, 3] = end
-    progress[N_UNRESOLVED] = index + 1
-
-
-@native_inline
-def _fill_absent(
-    event: int, marks: Int64Array, tables: tbl.Tables, columns: Columns, row: int
-) -> int:
+@native
+def _fill_absent(frame: int) -> int:
     """Write the fields that the event does not have; return the fault where one is required."""
     faults = 0
-    for field in range(len(marks)):
-        if marks[field] == event:
+    event = int_at(frame, frm.EVENT)
+    for field in range(int_at(frame, frm.N_FIELDS)):
+        if int_at(int_at(frame, frm.MARKS), field) == event:
             continue
-        if tables.rules[field, tbl.REQUIRED] != 0:
+        rule = int_at(frame, frm.RULES) + field * (8 * tbl.N_COLUMNS)
+        if int_at(rule, tbl.REQUIRED) != 0:
             faults = fault_bits.MISSING_FIELD
-        columns.values[field, row] = 0
-        columns.present[field, row] = False
-        if tables.rules[field, tbl.KIND] == tbl.TEXT:
-            columns.spans[tables.rules[field, tbl.TEXT_ROW], row, :] = 0
+        _store_absent(frame, field, rule)
     return faults
 
 
 @native_inline
-def _read_object(
-    address: int,
-    position: int,
-    end: int,
-    event: int,
-    received_at_ms: int,
-    tables: tbl.Tables,
-    columns: Columns,
-    scratch: Scratch,
-    marks: Int64Array,
-    following: Int64Array,
-    progress: Int64Array,
-) -> tuple[int, int]:
+def _guess_field(address: int, position: int, end: int, guess: int, frame: int) -> int:
+    """Return the position after the guessed key, or -1 where another stands here."""
+    if guess >= int_at(frame, frm.N_FIELDS) or position >= end:
+        return -1
+    rule = int_at(frame, frm.RULES) + guess * (8 * tbl.N_COLUMNS)
+    name = int_at(frame, frm.NAMES) + guess * (8 * tbl.N_NAME_WORDS)
+    is_guess = byte_at(address, position) == QUOTE and _is_guess(
+        address, position + 1, end, name, rule
+    )
+    return position + 1 + int_at(rule, tbl.NAME_BYTES) if is_guess else -1
+
+
+@native
+def _look_up_field(
+    address: int, position: int, end: int, previous: int, frame: int
+) -> tuple[int, int, int]:
+    """Read a key that was not guessed; return where it ends, its field and its faults."""
+    position, key_address, first, last, has_surrogate = read_key(address, position, end, frame)
+    if position < 0:
+        return position, -1, 0
+    faults = fault_bits.LONE_SURROGATE if has_surrogate else 0
+    field = _find(key_address, first, last, tbl.NAMES, frame)
+    if field >= 0:
+        put_int(int_at(frame, frm.FOLLOWING), previous, field)
+    else:
+        faults |= fault_bits.UNKNOWN_FIELD
+        note_key(key_address, first, last, frame, -1)
+    return position, field, faults
+
+
+@native
+def _read_object(address: int, position: int, end: int, frame: int) -> tuple[int, int]:
     """Read the object after its opening brace; return where it ends and its faults."""
-    n_fields = len(marks)
-    rules_address = address_of(tables.rules)
-    names_address = address_of(tables.names)
-    progress[N_KEYS] = 0
-    progress[AT] = progress[N_TEXTS]
+    marks, following = int_at(frame, frm.MARKS), int_at(frame, frm.FOLLOWING)
+    event = int_at(frame, frm.EVENT)
+    n_fields = int_at(frame, frm.N_FIELDS)
     faults = 0
     n_seen = 0
     previous = n_fields
     position = skip_space(address, position, end)
-    is_open = not (position < end and byte_at(address, position) == ord("}"))
-    if not is_open:
-        position += 1
-    while is_open:
+    if position < end and byte_at(address, position) == ord("}"):
+        return position + 1, _fill_absent(frame)
+    while True:
         position = skip_space(address, position, end)
-        guess = following[previous]
-        field = -1
-        if guess < n_fields and position < end and byte_at(address, position) == QUOTE:
-            rule = rules_address + guess * (8 * tbl.N_COLUMNS)
-            name = names_address + guess * (8 * tbl.N_NAME_WORDS)
-            if _is_guess(address, position + 1, end, name, rule):
-                field = guess
-                position += 1 + _rule(rule, tbl.NAME_BYTES)
-        if field < 0:
-            position, key_address, first, last, has_surrogate = read_key(
-                address, position, end, scratch.texts, progress[AT]
-            )
-            if position < 0:
-                return position, faults
-            field = _find(key_address, first, last, tbl.NAMES, tables.slots, tables.literals)
-            if has_surrogate:
-                faults |= fault_bits.LONE_SURROGATE
-            if field >= 0:
-                following[previous] = field
-            else:
-                faults |= fault_bits.UNKNOWN_FIELD
-                n_keys = progress[N_KEYS]
-                scratch.keys[0, n_keys] = siphash_at(key_address, first, last)
-                progress[N_KEYS] = n_keys + 1
-        position = skip_colon(address, position, end)
+        field = int_at(following, previous)
+        after = _guess_field(address, position, end, field, frame)
+        if after < 0:
+            after, field, fault = _look_up_field(address, position, end, previous, frame)
+            faults |= fault
+            if after < 0:
+                return after, faults
+        position = skip_colon(address, after, end)
         if position < 0:
             return position, faults
         position = skip_space(address, position, end)
         if position >= end:
             return MALFORMED, faults
-        if field >= 0 and marks[field] != event:
-            marks[field] = event
+        if field >= 0 and int_at(marks, field) != event:
+            put_int(marks, field, event)
             n_seen += 1
             previous = field
-            position, fault = _take_value(
-                address,
-                position,
-                end,
-                field,
-                rules_address + field * (8 * tbl.N_COLUMNS),
-                event,
-                received_at_ms,
-                tables,
-                columns,
-                scratch,
-                progress,
-            )
+            rule = int_at(frame, frm.RULES) + field * (8 * tbl.N_COLUMNS)
+            position, fault = _take_value(address, position, end, field, rule, frame)
         else:
-            at, n_keys = progress[AT], progress[N_KEYS]
-            position, fault, n_keys = skip_value(address, position, end, 1, scratch, at, n_keys)
-            progress[N_KEYS] = n_keys
+            position, fault = skip_value(address, position, end, 1, frame)
             if field >= 0:
                 fault |= fault_bits.DUPLICATE_KEY
         faults |= fault
@@ -548,13 +447,14 @@ def _read_object(
         if position >= end:
             return MALFORMED, faults
         byte = byte_at(address, position)
-        if byte != ord(",") and byte != ord("}"):
-            return MALFORMED, faults
-        is_open = byte == ord(",")
         position += 1
-    if n_seen < n_fields:
-        faults |= _fill_absent(event, marks, tables, columns, progress[N_ROWS])
-    return position, faults
+        if byte == ord(","):
+            continue
+        if byte != ord("}"):
+            return MALFORMED, faults
+        if n_seen < n_fields:
+            faults |= _fill_absent(frame)
+        return position, faults
 
 
 @native_inline
@@ -569,14 +469,40 @@ def _has_mark(address: int, start: int, end: int) -> bool:
 
 
 @native
+def _read_event(address: int, start: int, end: int, frame: int) -> int:
+    """Read one event into the next row; return its faults."""
+    if end - start > limits.EVENT_BYTES_MAX:
+        return fault_bits.BODY_TOO_LARGE
+    first = skip_space(address, start, end)
+    if first == end:
+        return fault_bits.EMPTY_EVENT
+    if _has_mark(address, start, end):
+        return fault_bits.BYTE_ORDER_MARK
+    put_int(frame, frm.N_KEYS, 0)
+    put_int(frame, frm.AT, int_at(frame, frm.N_TEXTS))
+    if byte_at(address, first) == ord("{"):
+        position, faults = _read_object(address, first + 1, end, frame)
+    else:
+        position, faults = skip_value(address, first, end, 0, frame)
+        faults |= fault_bits.NOT_AN_OBJECT
+    if position >= 0 and skip_space(address, position, end) < end:
+        position = MALFORMED
+    if position < 0:
+        return _classify(address, first, end, position)
+    if int_at(frame, frm.N_KEYS) > 0 and has_duplicates(frame):
+        faults |= fault_bits.DUPLICATE_KEY
+    return faults
+
+
+@native
 def decode_events(
     content: npt.NDArray[np.uint8],
     starts: Int64Array,
     ends: Int64Array,
     received_at_ms: Int64Array,
     tables: tbl.Tables,
-    columns: Columns,
-    scratch: Scratch,
+    columns: frm.Columns,
+    scratch: frm.Scratch,
 ) -> tuple[int, int, int]:
     """Decode events into columns; linear in the bytes.
 
@@ -584,7 +510,7 @@ def decode_events(
     ----------
     content : ndarray of uint8, read-only
     starts, ends : ndarray of int64, shape (n_events,)
-        Bounds of each event, checked by the caller.
+        Bounds of each event.
     received_at_ms : ndarray of int64, shape (n_events,) or (0,)
     tables : Tables
     columns : Columns
@@ -593,58 +519,45 @@ def decode_events(
     Returns
     -------
     n_rows : int
-        Events accepted; rows from there on mean nothing.
+        Events accepted, rows from there on mean nothing; -1 where a bound is outside the content.
     n_texts : int
         Bytes of ``scratch.texts`` that spans refer to.
     n_unresolved : int
         Rows of ``columns.unresolved``.
     """
-    address = address_of(content)
     n_fields = len(tables.rules)
-    marks = np.full(n_fields, -1, dtype=np.int64)
-    following = np.arange(1, n_fields + 2)
-    following[n_fields] = 0
-    progress = np.zeros(N_PROGRESS, dtype=np.int64)
-    progress[N_CONTENT] = len(content)
+    # One array, so that what is reached by address lives as long as what is used by name.
+    fields = np.zeros(frm.N_FRAME + 2 * n_fields + 1, dtype=np.int64)
+    fields[frm.N_FRAME : frm.N_FRAME + n_fields] = -1
+    fields[frm.N_FRAME + n_fields : -1] = np.arange(1, n_fields + 1)
+    fields[frm.N_CONTENT] = len(content)
+    fields[frm.N_EVENTS] = len(starts)
+    fields[frm.N_FIELDS] = n_fields
+    fields[frm.SLOT_MASK] = len(tables.slots) - 1
+    fields[frm.CONTENT] = address_of(content)
+    fields[frm.RULES] = address_of(tables.rules)
+    fields[frm.NAMES] = address_of(tables.names)
+    fields[frm.SLOTS] = address_of(tables.slots)
+    fields[frm.LITERALS] = address_of(tables.literals)
+    fields[frm.VALUES] = address_of(columns.values)
+    fields[frm.PRESENT] = address_of(columns.present)
+    fields[frm.SPANS] = address_of(columns.spans)
+    fields[frm.UNRESOLVED] = address_of(columns.unresolved)
+    fields[frm.TEXTS] = address_of(scratch.texts)
+    fields[frm.KEYS] = address_of(scratch.keys)
+    fields[frm.OPEN_OBJECTS] = address_of(scratch.open_objects)
+    address, frame = address_of(content), address_of(fields)
+    fields[frm.MARKS] = frame + 8 * frm.N_FRAME
+    fields[frm.FOLLOWING] = frame + 8 * (frm.N_FRAME + n_fields)
     for event in range(len(starts)):
-        start, end = starts[event], ends[event]
-        if end - start > limits.EVENT_BYTES_MAX:
-            columns.faults[event] = fault_bits.BODY_TOO_LARGE
-            continue
-        first = skip_space(address, start, end)
-        if first == end:
-            columns.faults[event] = fault_bits.EMPTY_EVENT
-            continue
-        if byte_at(address, first) != ord("{"):
-            columns.faults[event] = (
-                fault_bits.BYTE_ORDER_MARK
-                if _has_mark(address, start, end)
-                else _read_other(address, first, end, scratch, progress[N_TEXTS])
-            )
-            continue
-        received = received_at_ms[event] if len(received_at_ms) > 0 else NO_TIME
-        position, faults = _read_object(
-            address,
-            first + 1,
-            end,
-            event,
-            received,
-            tables,
-            columns,
-            scratch,
-            marks,
-            following,
-            progress,
-        )
-        if position >= 0 and skip_space(address, position, end) < end:
-            position = MALFORMED
-        if position < 0:
-            faults = _classify(address, first, end, position)
-        elif progress[N_KEYS] > 0 and has_duplicates(scratch.keys, progress[N_KEYS]):
-            faults |= fault_bits.DUPLICATE_KEY
+        if not 0 <= starts[event] <= ends[event] <= len(content):
+            return -1, 0, 0
+        fields[frm.EVENT] = event
+        fields[frm.RECEIVED] = received_at_ms[event] if len(received_at_ms) > 0 else frm.NO_TIME
+        faults = _read_event(address, starts[event], ends[event], frame)
         columns.faults[event] = faults
         if faults == 0:
-            columns.rows[progress[N_ROWS]] = event
-            progress[N_ROWS] += 1
-            progress[N_TEXTS] = progress[AT]
-    return progress[N_ROWS], progress[N_TEXTS], progress[N_UNRESOLVED]
+            columns.rows[fields[frm.N_ROWS]] = event
+            fields[frm.N_ROWS] += 1
+            fields[frm.N_TEXTS] = fields[frm.AT]
+    return fields[frm.N_ROWS], fields[frm.N_TEXTS], fields[frm.N_UNRESOLVED]

@@ -13,10 +13,9 @@ with ``x = w ^ 0x22…22`` for the quote; the other tests are alike.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from sentinel.core.native import native, native_inline
-from sentinel.core.words import byte_at, trailing_zeros, word_at
+from sentinel.core.words import byte_at, put_byte, trailing_zeros, word_at
 
 QUOTE = ord('"')
 BACKSLASH = ord("\\")
@@ -164,23 +163,23 @@ def scan_string(address: int, start: int, end: int) -> tuple[int, bool]:
 
 
 @native_inline
-def _write_character(target: npt.NDArray[np.uint8], at: int, character: int) -> int:
+def _write_character(target: int, at: int, character: int) -> int:
     """Write one code point as UTF-8 (a lone surrogate like any other) and return where it ends."""
     if character < 0x80:
-        target[at] = character
+        put_byte(target, at, character)
         return at + 1
     if character < 0x800:
-        target[at] = 0xC0 | character >> 6
+        put_byte(target, at, 0xC0 | character >> 6)
     else:
         if character < 0x10000:
-            target[at] = 0xE0 | character >> 12
+            put_byte(target, at, 0xE0 | character >> 12)
         else:
-            target[at] = 0xF0 | character >> 18
+            put_byte(target, at, 0xF0 | character >> 18)
             at += 1
-            target[at] = 0x80 | character >> 12 & 0x3F
+            put_byte(target, at, 0x80 | character >> 12 & 0x3F)
         at += 1
-        target[at] = 0x80 | character >> 6 & 0x3F
-    target[at + 1] = 0x80 | character & 0x3F
+        put_byte(target, at, 0x80 | character >> 6 & 0x3F)
+    put_byte(target, at + 1, 0x80 | character & 0x3F)
     return at + 2
 
 
@@ -199,7 +198,7 @@ def _short_escape(byte: int) -> int:
 
 @native
 def resolve_escapes(
-    address: int, start: int, close: int, target: npt.NDArray[np.uint8], at: int
+    address: int, start: int, close: int, target: int, at: int
 ) -> tuple[int, bool]:
     """Write a checked string without its escapes.
 
@@ -207,14 +206,14 @@ def resolve_escapes(
     ----------
     address, start, close : int
         The buffer, the byte after the opening quote, the closing quote.
-    target : ndarray of uint8
-        Has room for ``close - start`` bytes from ``at`` on: no escape is shorter than its text.
-    at : int
+    target, at : int
+        Where to write; there is room for ``close - start`` bytes: no escape is shorter than its
+        text.
 
     Returns
     -------
     end : int
-        Where the text ends in ``target``.
+        Where the text ends, counted from ``target``.
     has_lone_surrogate : bool
     """
     position = start
@@ -223,7 +222,7 @@ def resolve_escapes(
         byte = byte_at(address, position)
         position += 1
         if byte != BACKSLASH:
-            target[at] = byte
+            put_byte(target, at, byte)
             at += 1
             continue
         byte = byte_at(address, position)

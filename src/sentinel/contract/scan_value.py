@@ -10,27 +10,20 @@ a key cost no more than 10,000 keys, whatever the keys are.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
 from sentinel.contract import fault_bits
-from sentinel.contract.batch import Int64Array
+from sentinel.contract import frame as frm
 from sentinel.contract.scan_number import IS_FLOAT, is_finite, read_number
 from sentinel.contract.scan_text import QUOTE, resolve_escapes, scan_string
 from sentinel.contract.tables import OWNER_FACTOR
-from sentinel.core import limits
 from sentinel.core.native import native, native_inline
 from sentinel.core.siphash import siphash_at
-from sentinel.core.words import address_of, byte_at
+from sentinel.core.words import byte_at, int_at, put_int
 
 # Returned in place of a position.
 MALFORMED = -1
 TOO_DEEP = -2
-DEPTH_MAX = limits.EVENT_DEPTH_MAX
-# The shortest key with its value and comma takes five bytes.
-KEYS_MAX = limits.EVENT_BYTES_MAX // 4
 
 _TRUE = int.from_bytes(b"true", "little")
 _FALSE = int.from_bytes(b"false", "little")
@@ -40,24 +33,6 @@ _INFINITY = int.from_bytes(b"Infinity", "little")
 _LOW_BYTE = np.uint64(0xFF)
 
 NULL_BYTES, TRUE_BYTES, FALSE_BYTES = 4, 4, 5
-
-
-class Scratch(NamedTuple):
-    """Room to work in; its content means nothing between events.
-
-    Attributes
-    ----------
-    texts : ndarray of uint8
-        Where escapes are resolved; the texts that are kept stand first.
-    keys : ndarray of uint64, shape (2, KEYS_MAX)
-        Hashes of keys that are no field, and room to sort them.
-    open_objects : ndarray of int64, shape (DEPTH_MAX + 1,)
-        For each open container: position of its brace, or -1 for an array.
-    """
-
-    texts: npt.NDArray[np.uint8]
-    keys: npt.NDArray[np.uint64]
-    open_objects: Int64Array
 
 
 @native_inline
@@ -110,15 +85,14 @@ def non_finite_length(address: int, position: int, end: int) -> int:
 
 
 @native
-def _skip_scalar(
-    address: int, position: int, end: int, texts: npt.NDArray[np.uint8], at: int
-) -> tuple[int, int]:
+def _skip_scalar(address: int, position: int, end: int, frame: int) -> tuple[int, int]:
     """Read a string, number or literal; return where it ends and its faults."""
     byte = byte_at(address, position)
     if byte == QUOTE:
         close, has_escapes = scan_string(address, position + 1, end)
         has_surrogate = False
         if close >= 0 and has_escapes:
+            texts, at = int_at(frame, frm.TEXTS), int_at(frame, frm.AT)
             _, has_surrogate = resolve_escapes(address, position + 1, close, texts, at)
         fault = fault_bits.LONE_SURROGATE if has_surrogate else 0
         return (close + 1 if close >= 0 else MALFORMED), fault
@@ -138,9 +112,9 @@ def _skip_scalar(
 
 @native
 def read_key(
-    address: int, position: int, end: int, texts: npt.NDArray[np.uint8], at: int
+    address: int, position: int, end: int, frame: int
 ) -> tuple[int, int, int, int, bool]:
-    """Read a key; resolve its escapes into ``texts`` where it has any.
+    """Read a key; resolve its escapes behind the kept texts where it has any.
 
     Returns
     -------
@@ -157,8 +131,9 @@ def read_key(
         return MALFORMED, address, 0, 0, False
     if not has_escapes:
         return close + 1, address, position + 1, close, False
+    texts, at = int_at(frame, frm.TEXTS), int_at(frame, frm.AT)
     last, has_surrogate = resolve_escapes(address, position + 1, close, texts, at)
-    return close + 1, address_of(texts), at, last, has_surrogate
+    return close + 1, texts, at, last, has_surrogate
 
 
 @native_inline
@@ -170,27 +145,33 @@ def skip_colon(address: int, position: int, end: int) -> int:
     return position + 1
 
 
+@native_inline
+def note_key(address: int, start: int, end: int, frame: int, brace: int) -> None:
+    """Keep the hash of a key that is no field, with the object that it stands in."""
+    digest = siphash_at(address, start, end) ^ (np.uint64(brace + 1) * OWNER_FACTOR)
+    n_keys = int_at(frame, frm.N_KEYS)
+    put_int(int_at(frame, frm.KEYS), n_keys, np.int64(digest))
+    put_int(frame, frm.N_KEYS, n_keys + 1)
+
+
 @native
-def _skip_key(
-    address: int, position: int, end: int, scratch: Scratch, at: int, n_keys: int, brace: int
-) -> tuple[int, int, int]:
-    """Read a key of a nested object with its colon; note its hash."""
+def _skip_key(address: int, position: int, end: int, frame: int, brace: int) -> tuple[int, int]:
+    """Read a key of a nested object with its colon."""
     position = skip_space(address, position, end)
     position, key_address, key_start, key_end, has_surrogate = read_key(
-        address, position, end, scratch.texts, at
+        address, position, end, frame
     )
     if position < 0:
-        return MALFORMED, 0, n_keys
-    digest = siphash_at(key_address, key_start, key_end)
-    scratch.keys[0, n_keys] = digest ^ (np.uint64(brace + 1) * OWNER_FACTOR)
+        return MALFORMED, 0
+    note_key(key_address, key_start, key_end, frame, brace)
     fault = fault_bits.LONE_SURROGATE if has_surrogate else 0
-    return skip_colon(address, position, end), fault, n_keys + 1
+    return skip_colon(address, position, end), fault
 
 
 @native
 def skip_value(
-    address: int, position: int, end: int, depth: int, scratch: Scratch, at: int, n_keys: int
-) -> tuple[int, int, int]:
+    address: int, position: int, end: int, depth: int, frame: int
+) -> tuple[int, int]:
     """Read one JSON value of any kind and depth.
 
     Parameters
@@ -199,113 +180,102 @@ def skip_value(
         The buffer, where the value starts (white space allowed), the end of the event.
     depth : int
         How many containers are open around it.
-    scratch : Scratch
-    at : int
-        First free byte of ``scratch.texts``.
-    n_keys : int
-        Keys noted so far.
+    frame : int
 
     Returns
     -------
     position : int
         After the value; ``MALFORMED`` or ``TOO_DEEP``.
     faults : int
-    n_keys : int
     """
     faults = 0
     n_open = 0
+    open_objects = int_at(frame, frm.OPEN_OBJECTS)
     while True:
         position = skip_space(address, position, end)
         if position >= end:
-            return MALFORMED, faults, n_keys
+            return MALFORMED, faults
         byte = byte_at(address, position)
         is_object = byte == ord("{")
         if is_object or byte == ord("["):
-            if depth + n_open >= DEPTH_MAX:
-                return TOO_DEEP, faults, n_keys
-            scratch.open_objects[n_open] = position if is_object else -1
+            if depth + n_open >= frm.DEPTH_MAX:
+                return TOO_DEEP, faults
+            brace = position if is_object else -1
+            put_int(open_objects, n_open, brace)
             n_open += 1
             position = skip_space(address, position + 1, end)
             if position >= end:
-                return MALFORMED, faults, n_keys
-            is_empty = byte_at(address, position) == byte + 2
-            if not is_empty and is_object:
-                brace = scratch.open_objects[n_open - 1]
-                position, fault, n_keys = _skip_key(
-                    address, position, end, scratch, at, n_keys, brace
-                )
-                faults |= fault
-            if position < 0:
-                return MALFORMED, faults, n_keys
-            if not is_empty:
+                return MALFORMED, faults
+            # "{" and "}", "[" and "]" are two apart.
+            if byte_at(address, position) != byte + 2:
+                if is_object:
+                    position, fault = _skip_key(address, position, end, frame, brace)
+                    faults |= fault
+                if position < 0:
+                    return position, faults
                 continue
         else:
-            position, fault = _skip_scalar(address, position, end, scratch.texts, at)
+            position, fault = _skip_scalar(address, position, end, frame)
             faults |= fault
-            if position < 0:
-                return MALFORMED, faults, n_keys
-        position, fault, n_open, n_keys = _after_value(
-            address, position, end, scratch, at, n_open, n_keys
-        )
-        faults |= fault
+        if position >= 0:
+            position, fault, n_open = _after_value(address, position, end, frame, n_open)
+            faults |= fault
         if position < 0 or n_open == 0:
-            return position, faults, n_keys
+            return position, faults
 
 
 @native
 def _after_value(
-    address: int, position: int, end: int, scratch: Scratch, at: int, n_open: int, n_keys: int
-) -> tuple[int, int, int, int]:
+    address: int, position: int, end: int, frame: int, n_open: int
+) -> tuple[int, int, int]:
     """Close what closes here, up to the comma before the next value.
 
     An empty container that was just opened counts as open: its closing bracket stands here.
     """
+    open_objects = int_at(frame, frm.OPEN_OBJECTS)
     while n_open > 0:
         position = skip_space(address, position, end)
         if position >= end:
-            return MALFORMED, 0, n_open, n_keys
+            return MALFORMED, 0, n_open
         byte = byte_at(address, position)
-        brace = scratch.open_objects[n_open - 1]
+        brace = int_at(open_objects, n_open - 1)
         if byte == ord(","):
             if brace < 0:
-                return position + 1, 0, n_open, n_keys
-            position, fault, n_keys = _skip_key(
-                address, position + 1, end, scratch, at, n_keys, brace
-            )
-            return position, fault, n_open, n_keys
+                return position + 1, 0, n_open
+            position, fault = _skip_key(address, position + 1, end, frame, brace)
+            return position, fault, n_open
         if byte != (ord("]") if brace < 0 else ord("}")):
-            return MALFORMED, 0, n_open, n_keys
+            return MALFORMED, 0, n_open
         n_open -= 1
         position += 1
-    return position, 0, n_open, n_keys
+    return position, 0, n_open
 
 
 @native
-def has_duplicates(keys: npt.NDArray[np.uint64], n_keys: int) -> bool:
+def has_duplicates(frame: int) -> bool:
     """Tell whether two of the noted hashes are equal.
 
     A radix sort by bytes: always eight passes, whatever the hashes are.
-
-    Parameters
-    ----------
-    keys : ndarray of uint64, shape (2, KEYS_MAX)
-        The hashes in row 0; both rows are overwritten.
-    n_keys : int
     """
+    n_keys = int_at(frame, frm.N_KEYS)
+    source = int_at(frame, frm.KEYS)
+    target = source + 8 * frm.KEYS_MAX
     counts = np.zeros(257, dtype=np.int64)
     for digit in range(8):
-        source, target = keys[digit & 1], keys[(digit + 1) & 1]
         shift = np.uint64(8 * digit)
         counts[:] = 0
         for i in range(n_keys):
-            counts[np.int64(source[i] >> shift & _LOW_BYTE) + 1] += 1
+            bucket = np.int64(np.uint64(int_at(source, i)) >> shift & _LOW_BYTE)
+            counts[bucket + 1] += 1
         for i in range(256):
             counts[i + 1] += counts[i]
         for i in range(n_keys):
-            bucket = np.int64(source[i] >> shift & _LOW_BYTE)
-            target[counts[bucket]] = source[i]
+            value = int_at(source, i)
+            bucket = np.int64(np.uint64(value) >> shift & _LOW_BYTE)
+            put_int(target, counts[bucket], value)
             counts[bucket] += 1
+        source, target = target, source
     for i in range(1, n_keys):
-        if keys[0, i] == keys[0, i - 1]:
+        if int_at(source, i) == int_at(source, i - 1):
             return True
     return False

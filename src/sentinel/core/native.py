@@ -50,6 +50,7 @@ NATIVE_MODULES = (
 NATIVE_CONSTANTS = (
     "contract/codes.py",
     "contract/fault_bits.py",
+    "contract/frame.py",
     "contract/tables.py",
     "core/words.py",
 )
