@@ -13,6 +13,7 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, number, pairs, table, write_line
+from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from sentinel.contract import ContractSchema
@@ -179,7 +180,16 @@ def load_schema(source: Path, *, feedback: bool) -> ContractSchema:
     from sentinel.release import Pipeline
 
     features = Pipeline.load(source).features
-    return features.feedback_schema if feedback else features.event_schema
+    if not feedback:
+        return features.events
+    if features.feedback is None:
+        raise SentinelError(
+            ErrorCode.PIPELINE_INVALID,
+            at=str(source),
+            expected="a feature set with a feedback contract",
+            got="one without",
+        )
+    return features.feedback
 
 
 def _role(role: object) -> str:

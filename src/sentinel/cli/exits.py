@@ -33,6 +33,7 @@ _BY_CODE = {
     ErrorCode.RELEASE_GATE_FAILED: ExitCode.GATE,
     ErrorCode.USAGE_INVALID: ExitCode.USAGE,
     ErrorCode.OUTPUT_EXISTS: ExitCode.USAGE,
+    ErrorCode.RELEASE_EXISTS: ExitCode.USAGE,
     ErrorCode.INTERRUPTED: ExitCode.INTERRUPTED,
     ErrorCode.TERMINATED: ExitCode.TERMINATED,
     ErrorCode.INTERNAL: ExitCode.INTERNAL,

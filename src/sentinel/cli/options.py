@@ -25,6 +25,10 @@ TrustFile = Annotated[
     Path | None,
     typer.Option("--trust", help="Trust file: whose approvals count. See docs/release.md."),
 ]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Settings to use instead of ./sentinel.toml."),
+]
 
 
 def examples(*lines: str) -> str:

@@ -1,0 +1,466 @@
+"""Carry a file of events through the scorer: the same decisions every time, nothing lost.
+
+For each batch of the file
+
+1. the contract decodes it;
+2. all feedback known by its latest event is learned (:class:`FeedbackOrder`, as training does it);
+3. events before the first decided one are history: they only bring the state up. All others are
+   decided;
+4. decisions are appended to the file of decisions, which says how far it is good.
+
+At the end the counts must balance: read = decided + held + quarantined + deduplicated, and the file
+of decisions must have a line for each that was decided or held. Otherwise the worker refuses to
+end well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from sentinel.contract import Decoded, EventBatch, RawBatch
+from sentinel.core import limits
+from sentinel.core.clock import Clock, SystemClock
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.hashing import sha256_of
+from sentinel.data import EventFile
+from sentinel.features.engine import known_at
+from sentinel.features.replay import FeedbackOrder
+from sentinel.monitoring.latency import LatencyHistogram
+from sentinel.scoring import Counts, DecisionBatch, Outcome, Reason, Scorer, ServedBy, code_names
+from sentinel.streaming.decision_file import Checkpoint, DecisionFile
+from sentinel.streaming.valves import Valves
+
+_LONG_AGO_MS = -(1 << 62)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileJob:
+    """What is carried from where to where.
+
+    Attributes
+    ----------
+    events : Path
+    feedback : Path or None
+        Late labels, in the order in which they became known.
+    decisions : Path or None
+        Where the decisions go, one JSON object a line; None: nowhere but the sinks.
+    first_decided : int
+        Position (line, from 0) of the first event that is decided.
+    first_decided_ms : int or None
+        Event time from which on events are decided; both must be reached.
+    n_events_batch : int
+        Events that are scored together.
+    resume : bool
+        Continue an interrupted run where its checkpoint says.
+    """
+
+    events: Path
+    feedback: Path | None = None
+    decisions: Path | None = None
+    first_decided: int = 0
+    first_decided_ms: int | None = None
+    n_events_batch: int = limits.EVENT_FILE_BATCH_EVENTS_DEFAULT
+    resume: bool = False
+
+    def digest(self, release_digest: str) -> str:
+        """Hash all that decides which decisions come out, and how they are cut into batches."""
+        return sha256_of(
+            {
+                "release": release_digest,
+                "events": str(self.events.resolve()),
+                "feedback": str(self.feedback.resolve()) if self.feedback else None,
+                "first_decided": self.first_decided,
+                "first_decided_ms": self.first_decided_ms,
+                "n_events_batch": self.n_events_batch,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileProgress:
+    """How far a worker is.
+
+    Attributes
+    ----------
+    n_bytes_read, n_bytes : int
+        Of the file of events.
+    n_history : int
+        Events that only brought the state up.
+    counts : Counts
+    """
+
+    n_bytes_read: int
+    n_bytes: int
+    n_history: int
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport:
+    """What a run came to.
+
+    Attributes
+    ----------
+    counts : Counts
+        Balanced.
+    n_history : int
+        Events before the first decided one: read, learned from, not decided.
+    n_history_refused : int
+        Of those, refused by the contract; not quarantined again.
+    refused, outcomes, served_by, reasons : mapping of str to int
+        Events by reason of refusal; decisions by outcome, by who answered, by why.
+    seconds, history_seconds : float
+        Spent on events that were decided, and on history; reading included.
+    latency : LatencyHistogram
+        Of each decided event: from its batch being taken up until it was answered.
+    is_interrupted : bool
+    next_position : int
+        First event that was not taken up.
+    notes : tuple of str
+        What a person should know about the file.
+    """
+
+    counts: Counts
+    n_history: int
+    n_history_refused: int
+    refused: dict[str, int]
+    outcomes: dict[str, int]
+    served_by: dict[str, int]
+    reasons: dict[str, int]
+    seconds: float
+    history_seconds: float
+    latency: LatencyHistogram
+    is_interrupted: bool
+    next_position: int
+    notes: tuple[str, ...]
+
+    @property
+    def events_per_s(self) -> float:
+        """Events that were read to be decided, a second."""
+        return self.counts.read / self.seconds if self.seconds else 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is counted along the way."""
+
+    n_history: int = 0
+    n_history_refused: int = 0
+    n_lines: int = 0
+    n_since_checkpoint: int = 0
+    next_position: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[int] = field(default_factory=Counter)
+    served_by: Counter[int] = field(default_factory=Counter)
+    reasons: Counter[int] = field(default_factory=Counter)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    seconds: float = 0.0
+    history_seconds: float = 0.0
+
+
+def _nobody(_: object) -> None:
+    """Nobody looks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watchers:
+    """Who looks on; called between batches, in the worker's thread.
+
+    Attributes
+    ----------
+    on_decisions : callable
+        Sees every batch of decisions.
+    on_progress : callable
+        Called after every batch of the file.
+    """
+
+    on_decisions: Callable[[DecisionBatch], None] = _nobody
+    on_progress: Callable[[FileProgress], None] = _nobody
+
+
+class FileWorker:
+    """Carries one file through one scorer, once.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Fresh; with a :class:`~sentinel.scoring.ReplayClock` the decisions are the same every
+        time.
+    job : FileJob
+    valves : Valves, optional
+        The scorer's sinks, so that a resumed run keeps nothing twice.
+    watchers : Watchers, optional
+    stop : threading.Event, optional
+        Ends the run after the batch that it is in.
+    clock : Clock, optional
+        For durations only.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        job: FileJob,
+        *,
+        valves: Valves | None = None,
+        watchers: Watchers | None = None,
+        stop: threading.Event | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._job = job
+        self._valves = valves if valves is not None else Valves()
+        self._watchers = watchers if watchers is not None else Watchers()
+        self._stop = stop if stop is not None else threading.Event()
+        self._clock = clock if clock is not None else SystemClock()
+        self._tally = _Tally()
+        self._has_begun = job.first_decided == 0 and job.first_decided_ms is None
+        self._resumed_at = 0
+
+    def run(self) -> FileReport:
+        """Carry everything, or as much as there is time for until ``stop`` is set.
+
+        Raises
+        ------
+        SentinelError
+            ``source-empty``; ``checkpoint-mismatch``; ``conservation-broken``; all that reading,
+            scoring and writing raise. The file of decisions stays unfinished, good until its
+            last checkpoint.
+        """
+        job = self._job
+        source = EventFile(job.events)
+        _refuse_empty(job.events)
+        file = self._open_decisions()
+        try:
+            self._carry(source, file)
+            is_interrupted = self._stop.is_set() and not source.progress.is_complete
+            self._check_conservation(has_file=file is not None)
+            if file is not None:
+                if is_interrupted:
+                    self._save(file)
+                else:
+                    file.finish()
+        finally:
+            if file is not None:
+                file.close()
+        return self._report(source, is_interrupted=is_interrupted)
+
+    # --- private -----------------------------------------------------------------------------
+
+    def _open_decisions(self) -> DecisionFile | None:
+        job = self._job
+        if job.decisions is None:
+            return None
+        file = DecisionFile(job.decisions, run=job.digest(self._scorer.parts.release_digest))
+        checkpoint = file.resume() if job.resume else None
+        if checkpoint is None:
+            file.start()
+        else:
+            self._skip_to(checkpoint)
+        return file
+
+    def _skip_to(self, checkpoint: Checkpoint) -> None:
+        """Keep nothing that the earlier run has kept."""
+        self._resumed_at = checkpoint.next_position
+        self._valves.skip(checkpoint.counts)
+
+    def _carry(self, source: EventFile, file: DecisionFile | None) -> None:
+        feedback = self._feedback_order()
+        began_s = self._clock.monotonic_s()
+        for raw in source.batches(self._job.n_events_batch):
+            for part in self._parts(raw):
+                is_history = not self._has_begun
+                self._take(part, feedback, file)
+                now_s = self._clock.monotonic_s()
+                if is_history:
+                    self._tally.history_seconds += now_s - began_s
+                else:
+                    self._tally.seconds += now_s - began_s
+                began_s = now_s
+            self._watchers.on_progress(self._progress(source))
+            if self._stop.is_set():
+                return
+
+    def _parts(self, raw: RawBatch) -> Iterator[RawBatch]:
+        """Cut the batch in which the first decided event stands; all others stay whole."""
+        if self._has_begun:
+            yield raw
+            return
+        place = self._first_decided(raw)
+        if place > 0:
+            yield _slice(raw, 0, place)
+        if place < raw.n_events:
+            self._has_begun = True
+            yield _slice(raw, place, raw.n_events)
+
+    def _first_decided(self, raw: RawBatch) -> int:
+        """Find the first event of a batch that is to be decided; its length if there is none."""
+        place = int(np.searchsorted(raw.positions, self._job.first_decided))
+        from_ms = self._job.first_decided_ms
+        if from_ms is None or place == raw.n_events:
+            return place
+        events = self._scorer.decode(raw).events
+        time_name = self._scorer.parts.plan.features.events.event_time.name
+        is_due = (events.rows >= place) & (events.column(time_name) >= from_ms)
+        return int(events.rows[np.argmax(is_due)]) if is_due.any() else raw.n_events
+
+    def _take(self, raw: RawBatch, feedback: _Feedback, file: DecisionFile | None) -> None:
+        """Take up one batch, whole."""
+        began_s = self._clock.monotonic_s()
+        decoded = self._scorer.decode(raw)
+        feedback.learn_for(decoded.events)
+        if self._has_begun:
+            decisions = self._scorer.decide(decoded)
+            self._keep(decisions, file, first_position=int(raw.positions[0]))
+            self._count(decoded, decisions, self._clock.monotonic_s() - began_s)
+        else:
+            self._scorer.engine.advance(decoded.events)
+            self._tally.n_history += raw.n_events
+            self._tally.n_history_refused += len(decoded.refusals)
+        self._tally.next_position = int(raw.positions[-1]) + 1
+        self._tally.n_since_checkpoint += raw.n_events
+        is_due = self._tally.n_since_checkpoint >= limits.CHECKPOINT_EVENTS
+        if file is not None and is_due and self._tally.next_position > self._resumed_at:
+            self._save(file)
+
+    def _keep(
+        self, decisions: DecisionBatch, file: DecisionFile | None, *, first_position: int
+    ) -> None:
+        if file is not None:
+            lines = self._scorer.encode(decisions)
+            self._tally.n_lines += lines.count(b"\n")
+            if first_position >= self._resumed_at:
+                file.write(lines)
+        self._watchers.on_decisions(decisions)
+
+    def _count(self, decoded: Decoded, decisions: DecisionBatch, seconds: float) -> None:
+        tally = self._tally
+        tally.refused.update(str(refusal.code) for refusal in decoded.refusals)
+        rows = decisions.is_decided
+        for counter, column in (
+            (tally.outcomes, decisions.outcome),
+            (tally.served_by, decisions.served_by),
+            (tally.reasons, decisions.reason),
+        ):
+            counter.update(dict(enumerate(np.bincount(column[rows]).tolist())))
+        tally.latency.observe(seconds, n=int(np.count_nonzero(rows)))
+
+    def _save(self, file: DecisionFile) -> None:
+        """Say how far the file is good, once the sinks are as far."""
+        if not self._valves.flush():
+            return
+        counts = self._scorer.counts()
+        file.save_checkpoint(
+            next_position=self._tally.next_position,
+            counts={"read": counts.read, **self._valves.marks()},
+        )
+        self._tally.n_since_checkpoint = 0
+
+    def _feedback_order(self) -> _Feedback:
+        path = self._job.feedback
+        if path is None:
+            return _Feedback(self._scorer, None)
+        return _Feedback(self._scorer, EventFile(path))
+
+    def _check_conservation(self, *, has_file: bool) -> None:
+        counts = self._scorer.counts()
+        n_answers = counts.decided + counts.held
+        n_lines = self._tally.n_lines if has_file else n_answers
+        n_counted = sum(self._tally.outcomes.values())
+        if counts.is_balanced and n_lines == n_counted == n_answers:
+            return
+        raise SentinelError(
+            ErrorCode.CONSERVATION_BROKEN,
+            at=str(self._job.events),
+            expected=f"{counts.read} = decided + held + quarantined + deduplicated",
+            got=f"{counts.decided} + {counts.held} + {counts.quarantined} + "
+            f"{counts.deduplicated}, {n_lines} lines",
+            hint="This is a fault of Sentinel: keep the files and report it.",
+        )
+
+    def _progress(self, source: EventFile) -> FileProgress:
+        return FileProgress(
+            n_bytes_read=source.progress.n_bytes_read,
+            n_bytes=source.progress.n_bytes,
+            n_history=self._tally.n_history,
+            counts=self._scorer.counts(),
+        )
+
+    def _report(self, source: EventFile, *, is_interrupted: bool) -> FileReport:
+        tally = self._tally
+        return FileReport(
+            counts=self._scorer.counts(),
+            n_history=tally.n_history,
+            n_history_refused=tally.n_history_refused,
+            refused=dict(tally.refused.most_common()),
+            outcomes=_named(tally.outcomes, code_names(Outcome)),
+            served_by=_named(tally.served_by, code_names(ServedBy)),
+            reasons={k: n for k, n in _named(tally.reasons, code_names(Reason)).items() if n},
+            seconds=tally.seconds,
+            history_seconds=tally.history_seconds,
+            latency=tally.latency,
+            is_interrupted=is_interrupted,
+            next_position=tally.next_position,
+            notes=source.progress.notes,
+        )
+
+
+class _Feedback:
+    """Learns feedback in time for the events that may know it."""
+
+    def __init__(self, scorer: Scorer, source: EventFile | None) -> None:
+        self._scorer = scorer
+        self._time_name = scorer.parts.plan.features.events.event_time.name
+        self._order = FeedbackOrder(self._learned(source), self._latest_ms)
+        self._now_ms = _LONG_AGO_MS
+
+    def learn_for(self, events: EventBatch) -> None:
+        """Learn all that is known by the latest event of a batch."""
+        if events.n_rows:
+            self._now_ms = max(self._now_ms, int(events.column(self._time_name).max()))
+        for _ in self._order.due(self._now_ms):
+            pass
+
+    def _learned(self, source: EventFile | None) -> Iterator[Decoded]:
+        """Learn batch after batch, each when it is asked for."""
+        if source is not None:
+            for raw in source.batches():
+                yield self._scorer.learn(raw)
+
+    def _latest_ms(self, decoded: Decoded) -> int:
+        schema = self._scorer.parts.plan.features.feedback
+        if schema is None:
+            return _LONG_AGO_MS
+        return int(known_at(decoded.events, schema).max(initial=_LONG_AGO_MS))
+
+
+def _refuse_empty(path: Path) -> None:
+    """Zero bytes are an accident upstream; a missing file is for the reader to name."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise SentinelError(
+            ErrorCode.SOURCE_EMPTY, at=str(path), expected="at least one event", got="0 bytes"
+        )
+
+
+def _slice(raw: RawBatch, first: int, end: int) -> RawBatch:
+    """Take some events of a batch; the bytes are shared."""
+    if (first, end) == (0, raw.n_events):
+        return raw
+    times, lengths = raw.received_at_ms, raw.whole_lengths
+    return replace(
+        raw,
+        starts=raw.starts[first:end],
+        ends=raw.ends[first:end],
+        positions=raw.positions[first:end],
+        received_at_ms=None if times is None else times[first:end],
+        whole_lengths=None if lengths is None else lengths[first:end],
+    )
+
+
+def _named(counter: Counter[int], names: tuple[str, ...]) -> dict[str, int]:
+    return {name: counter[code] for code, name in enumerate(names)}

@@ -1,0 +1,108 @@
+"""Sinks that let through only what an earlier run has not kept yet.
+
+An interrupted replay is continued by running it again from the start, with the same decisions, and
+keeping only what comes after the checkpoint. So state, counts and drift are those of the whole
+run, and no record is kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sentinel.contract import Refusal
+from sentinel.monitoring.decision_log import DecisionLog
+from sentinel.monitoring.log_records import LogRecords
+from sentinel.scoring import RefusalSink
+
+
+class RefusalValve:
+    """A sink of refusals that drops the first so many.
+
+    Parameters
+    ----------
+    inner : RefusalSink
+        Where the others go.
+    """
+
+    def __init__(self, inner: RefusalSink) -> None:
+        self._inner = inner
+        self.n_to_drop = 0
+        self.n_passed = 0
+
+    def put(self, refusals: Sequence[Refusal]) -> None:
+        """Keep those that were not kept before; raises when it cannot, and then none was kept."""
+        n_dropped = min(self.n_to_drop, len(refusals))
+        if n_dropped < len(refusals):
+            self._inner.put(refusals[n_dropped:])
+        self.n_to_drop -= n_dropped
+        self.n_passed += len(refusals)
+
+
+class DecisionValve:
+    """A decision log that does not get the batches of this run that it has already.
+
+    Parameters
+    ----------
+    inner : DecisionLog
+        Where the others go. It may hold records of other runs.
+    """
+
+    def __init__(self, inner: DecisionLog) -> None:
+        self._inner = inner
+        self._n_to_drop = 0
+        self.n_before = self._n_kept()
+
+    def skip(self, *, n_before: int) -> None:
+        """Drop as many records as the log has got since it held ``n_before``."""
+        self.n_before = n_before
+        self._n_to_drop = max(self._n_kept() - n_before, 0)
+
+    def append(self, records: LogRecords) -> None:
+        """Keep a batch that was not kept before; raises when it cannot."""
+        if records.n_records <= self._n_to_drop:
+            self._n_to_drop -= records.n_records
+            return
+        self._inner.append(records)
+
+    def flush(self) -> bool:
+        """Wait until everything is in segments; False when the disk did not take it in time."""
+        return self._inner.flush()
+
+    def _n_kept(self) -> int:
+        counts = self._inner.counts()
+        return counts.written + counts.spilled + counts.dropped + counts.queued
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valves:
+    """The sinks of a scorer whose run may have been begun before.
+
+    Attributes
+    ----------
+    refusals : RefusalValve or None
+    log : DecisionValve or None
+    """
+
+    refusals: RefusalValve | None = None
+    log: DecisionValve | None = None
+
+    def marks(self) -> dict[str, int]:
+        """What a checkpoint has to remember."""
+        marks = {}
+        if self.refusals is not None:
+            marks["refusals"] = self.refusals.n_passed
+        if self.log is not None:
+            marks["log_before"] = self.log.n_before
+        return marks
+
+    def skip(self, marks: Mapping[str, int]) -> None:
+        """Drop what an earlier run has kept."""
+        if self.refusals is not None:
+            self.refusals.n_to_drop = marks.get("refusals", 0)
+        if self.log is not None and "log_before" in marks:
+            self.log.skip(n_before=marks["log_before"])
+
+    def flush(self) -> bool:
+        """Make everything kept so far survive; False when that took too long."""
+        return self.log is None or self.log.flush()
