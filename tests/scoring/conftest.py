@@ -93,9 +93,16 @@ def tree_model(trees: Sequence[Tree] = TREES, *, n_features: int = 5) -> bytes:
     per_node: dict[str, list[int | float | str]] = {
         name: []
         for name in (
-            "treeids nodeids featureids values modes truenodeids falsenodeids "
-            "hitrates missing_value_tracks_true"
-        ).split()
+            "treeids",
+            "nodeids",
+            "featureids",
+            "values",
+            "modes",
+            "truenodeids",
+            "falsenodeids",
+            "hitrates",
+            "missing_value_tracks_true",
+        )
     }
     leaves: dict[str, list[int | float]] = {
         name: [] for name in ("treeids", "nodeids", "ids", "weights")
@@ -153,7 +160,9 @@ def onnx_model(
         ],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    content: bytes = helper.make_model(
+        graph, opset_imports=opsets, ir_version=8
+    ).SerializeToString()
     return content
 
 
