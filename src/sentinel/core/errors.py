@@ -56,6 +56,8 @@ class ErrorCode(enum.StrEnum):
     STATE_GAP = "state-gap"
     STATE_RECORD_TOO_LARGE = "state-record-too-large"
     STATE_UNWRITABLE = "state-unwritable"
+    STATE_LOCKED = "state-locked"
+    SOURCE_GAP = "source-gap"
     # hardware, environment
     # monitoring
     DECISION_LOG_BUSY = "decision-log-busy"

@@ -110,6 +110,8 @@ FEATURE_NAME_CHARACTERS_MAX = 64
 WAL_RECORD_BYTES_MAX = 64 << 20
 # The head of a snapshot is JSON about a few dozen arrays.
 SNAPSHOT_HEAD_BYTES_MAX = 4 << 20
+# A snapshot every so many events bounds the log that a start replays to a few seconds.
+SNAPSHOT_EVENTS = 2_000_000
 # Snapshots kept: the newest, and one to fall back to when that is damaged.
 SNAPSHOTS_KEPT = 2
 

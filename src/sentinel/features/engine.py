@@ -7,6 +7,7 @@ give the same vectors and the same state, to the last bit.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from sentinel.features.index import count_unknown, mark_repeated, rehash, rehash
 from sentinel.features.layout import (
     E_FEEDBACK_KEY,
     E_KEY,
+    F_DEFAULT,
     R_ARENA,
     R_DUPLICATES,
     R_ENTITIES,
@@ -35,12 +37,14 @@ from sentinel.features.layout import (
     Feed,
     State,
     Vectors,
+    Work,
 )
-from sentinel.features.matrix import FeatureMatrix
+from sentinel.features.matrix import DEFAULTED, FeatureMatrix
 from sentinel.features.pending import Pending
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.rows import canonical_rows
 
+Array = npt.NDArray[np.generic]
 Int64Array = npt.NDArray[np.int64]
 
 _INDEX_PLACES_FIRST = 1 << 12
@@ -120,6 +124,11 @@ class Engine:
             ids=np.zeros((2, _ID_PLACES_FIRST), dtype=np.int64),
             registers=kernel.new_registers(n_dedupe_min, len(plan.head)),
         )
+        self._work = Work(
+            blocks=np.empty(len(plan.tables.windows), dtype=np.int64),
+            vector=np.empty(len(plan.names), dtype=np.float64),
+            status=np.empty(len(plan.names), dtype=np.int64),
+        )
         self._feedback_ids = np.zeros((2, _ID_PLACES_FIRST), dtype=np.int64)
         self._feedback_window = np.array([0, 0, n_dedupe_min], dtype=np.int64)
         self._n_feedback_duplicates = 0
@@ -158,7 +167,8 @@ class Engine:
         registers = self._state.registers
         registers[[R_ROW, R_RESOLVED, R_FEEDBACK]] = 0
         pending = self._pending.feed
-        while short := kernel.advance_rows(self.plan.tables, self._state, feed, pending, out):
+        tables, work = self.plan.tables, self._work
+        while short := kernel.advance_rows(tables, self._state, feed, pending, out, work):
             self._grow(short)
         self._pending.drop(int(registers[R_FEEDBACK]))
         return FeatureMatrix(
@@ -248,6 +258,70 @@ class Engine:
         self._pending.update(digest)
         return digest.hexdigest()
 
+    def check_room(self, events: EventBatch) -> None:
+        """Refuse a batch that the state cannot take, before anything is changed.
+
+        Raises
+        ------
+        SentinelError
+            ``feature-batch-mismatch``; ``entities-too-many``.
+        """
+        schema = self.plan.features.events
+        self._check_entities(_feed(events, schema, events.column(schema.event_time.name)))
+
+    def defaults(self, n_rows: int) -> FeatureMatrix:
+        """Return rows of declared defaults, marked as duplicates: what a repeated event gets."""
+        plan = self.plan
+        values = plan.tables.feature_reals[:, F_DEFAULT].astype(np.float32)
+        return FeatureMatrix(
+            names=plan.names,
+            values=np.tile(values, (n_rows, 1)),
+            status=np.full((n_rows, len(plan.names)), DEFAULTED, dtype=np.uint8),
+            is_late=np.zeros(n_rows, dtype=np.bool_),
+            is_duplicate=np.ones(n_rows, dtype=np.bool_),
+        )
+
+    def capture(self) -> tuple[dict[str, Array], dict[str, int]]:
+        """Return the whole state as arrays and small integers, for :meth:`restore`.
+
+        The arrays are the engine's own: write them out before the next batch.
+        """
+        state, pending = self._state, self._pending.feed
+        n_used = int(state.registers[R_ARENA])
+        arrays: dict[str, Array] = {
+            "arena": state.arena[:n_used],
+            "places": state.places,
+            "ids": state.ids,
+            "registers": state.registers,
+            "feedback_ids": self._feedback_ids,
+            "feedback_window": self._feedback_window,
+            "pending_values": pending.values,
+            "pending_present": pending.present,
+            "pending_times": pending.times,
+        }
+        return arrays, {"n_feedback_duplicates": self._n_feedback_duplicates}
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, int]) -> None:
+        """Take over a state that :meth:`capture` returned, of the same plan."""
+        n_used = len(arrays["arena"])
+        arena = np.zeros(max(_ARENA_WORDS_FIRST, 2 * n_used), dtype=np.int64)
+        arena[:n_used] = arrays["arena"]
+        self._state = State(
+            arena=arena,
+            reals=arena.view(np.float64),
+            places=_own(arrays["places"]),
+            ids=_own(arrays["ids"]),
+            registers=_own(arrays["registers"]),
+        )
+        self._feedback_ids = _own(arrays["feedback_ids"])
+        self._feedback_window = _own(arrays["feedback_window"])
+        self._n_feedback_duplicates = values["n_feedback_duplicates"]
+        self._pending.restore(
+            _own(arrays["pending_values"]),
+            arrays["pending_present"].astype(np.bool_),
+            _own(arrays["pending_times"]),
+        )
+
     def _grow(self, short: int) -> None:
         """Double the table that the kernel found short."""
         state = self._state
@@ -286,6 +360,10 @@ class Engine:
                 got=n_all,
                 hint="Raise n_entities_max, or leave out an entity that has too many names.",
             )
+
+
+def _own(array: Array) -> Int64Array:
+    return np.array(array, dtype=np.int64, order="C")
 
 
 def known_at(feedback: EventBatch, schema: ContractSchema) -> Int64Array:

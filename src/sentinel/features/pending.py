@@ -81,6 +81,15 @@ class Pending:
         """Count what is known by a time."""
         return int(np.searchsorted(self.feed.times, now_ms, side="right"))
 
+    def restore(
+        self,
+        values: npt.NDArray[np.int64],
+        present: npt.NDArray[np.bool_],
+        times: npt.NDArray[np.int64],
+    ) -> None:
+        """Take over a queue: ``feed`` of another one."""
+        self._set(values, present, times)
+
     def update(self, digest: Digest) -> None:
         """Take the queue into a hash, by known-at and then by content."""
         feed = self.feed

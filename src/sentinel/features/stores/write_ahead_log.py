@@ -187,7 +187,7 @@ class WriteAheadLog:
         self._disk = disk
         self._folder = folder
         self._identity = identity
-        self._epoch = epoch
+        self.epoch = epoch
         self._syncs = syncs
         self._file: DiskFile | None = None
         self._path = folder
@@ -278,6 +278,11 @@ class WriteAheadLog:
         self._pending.append(encode_record(record))
         return self.sequence
 
+    def abandon(self) -> None:
+        """Take back the records that were appended and not committed."""
+        self.sequence -= len(self._pending)
+        self._pending.clear()
+
     def commit(self) -> None:
         """Write the appended records; with ``syncs``, return when a power cut cannot take them.
 
@@ -328,7 +333,7 @@ class WriteAheadLog:
         self._path = self._folder / segment_name(first)
         self._disk.remove(self._path)
         file = self._disk.create(self._path)
-        head = encode_head(self._identity, self._epoch, first)
+        head = encode_head(self._identity, self.epoch, first)
         try:
             file.write(head)
             if self._syncs:
