@@ -16,8 +16,7 @@ from sentinel.cli.output import Output, number, pairs, table, write_line
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
-    from sentinel.contract import ContractSchema
-    from sentinel.contract.decoding import Refusal
+    from sentinel.contract import ContractSchema, Refusal
 
 group = typer.Typer(no_args_is_help=True, help="Look at a contract; hold events against it.")
 
@@ -109,9 +108,9 @@ def check(
             table("Refused", ["reason", "events"], result.by_code.most_common()),
             table(
                 f"The first {len(result.first)}",
-                ["line", "field", "expected", "got"],
+                ["line", "where", "expected", "got"],
                 [
-                    (number(refusal.position + 1), fault.field, fault.expected, fault.got)
+                    (number(refusal.position + 1), fault.path, fault.expected, fault.got)
                     for refusal in result.first
                     for fault in refusal.faults
                 ],
@@ -203,7 +202,7 @@ def _refusal_data(refusal: Refusal) -> dict[str, object]:
         "faults": [
             {
                 "code": str(fault.code),
-                "field": fault.field,
+                "path": fault.path,
                 "expected": fault.expected,
                 "got": fault.got,
             }

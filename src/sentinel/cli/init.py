@@ -15,14 +15,14 @@ from sentinel.cli.output import Output, pairs
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 
-# Where each file of the project comes from. Names with a leading dot are written here only:
-# they would be left out of a built package.
+# Where each file of the project comes from. Names with a leading dot are written here only: they
+# would be left out of a built package; and Python with blanks to fill in is no Python yet.
 PROJECT_FILES = {
     "README.md": "README.md",
     "Makefile": "Makefile",
-    "pipeline.py": "pipeline.py",
+    "pipeline.py": "pipeline.py.txt",
     "sentinel.toml": "sentinel.toml",
-    "tests/test_pipeline.py": "test_pipeline.py",
+    "tests/test_pipeline.py": "test_pipeline.py.txt",
     ".github/workflows/check.yml": "check.yml",
     ".gitignore": "gitignore",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
     )(simulate)
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 -- one parameter a flag
+    *,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to; made when missing.")],
     days: Annotated[int, typer.Option("--days", help="Days to simulate.")] = 60,
     events_per_day: Annotated[
@@ -45,8 +46,9 @@ def simulate(
 ) -> None:
     """Write transactions and, as they become known, verdicts on them.
 
-    Four kinds of fraud hide among daily life: bursts of card testing, impossible travel, compromised
-    merchants, account take-over. A folder that was made with the same settings is left as it is.
+    Four kinds of fraud hide among daily life: bursts of card testing, impossible travel,
+    compromised merchants, account take-over. A folder that was made with the same settings is
+    left as it is.
     """
     from sentinel.data.simulator import Simulation
 
@@ -80,15 +82,13 @@ def show_folder(folder: EventFolder, output: Output) -> None:
     output.document(facts)
     shown: dict[str, object] = {str(folder.events): f"{folder.n_events:,} events"}
     if folder.feedback is not None:
-        shown[str(folder.feedback)] = (
-            f"{folder.n_feedback:,} verdicts, {folder.n_frauds:,} frauds"
-        )
+        shown[str(folder.feedback)] = f"{folder.n_feedback:,} verdicts, {folder.n_frauds:,} frauds"
     output.show(pairs("Left as it was" if folder.was_there else "Written", shown))
 
 
-def _day(text: str) -> datetime.date:
+def _day(text: str) -> dt.date:
     try:
-        return datetime.date.fromisoformat(text)
+        return dt.date.fromisoformat(text)
     except ValueError as error:
         raise SentinelError(
             ErrorCode.USAGE_INVALID, at="--first-day", expected="a day, YYYY-MM-DD", got=text

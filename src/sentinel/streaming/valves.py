@@ -88,7 +88,7 @@ class Valves:
     log: DecisionValve | None = None
 
     def marks(self) -> dict[str, int]:
-        """What a checkpoint has to remember."""
+        """Return what a checkpoint has to remember."""
         marks = {}
         if self.refusals is not None:
             marks["refusals"] = self.refusals.n_passed
