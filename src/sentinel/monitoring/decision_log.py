@@ -28,7 +28,7 @@ from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 from sentinel.monitoring.log_ledger import Ledger
-from sentinel.monitoring.log_records import LogContext, LogRecords, chain, to_arrow
+from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema, chain, to_arrow
 from sentinel.monitoring.log_segments import (
     FORMAT,
     SPILL_FOLDER,
@@ -487,18 +487,12 @@ class DecisionLog:
         first, previous = self._head.n_records, self._head.record_hash
         numbered = []
         for batch in batches:
-            hashes = chain(batch, first_record=first, previous=previous)
+            hashes = chain(batch, context, first_record=first, previous=previous)
             numbers = np.arange(first, first + batch.num_rows, dtype=np.int64)
             numbered.append(
                 pa.RecordBatch.from_arrays(
                     [pa.array(numbers), *batch.columns, pa.array(hashes)],
-                    schema=pa.schema(
-                        [
-                            pa.field("record", pa.int64(), nullable=False),
-                            *batch.schema,
-                            pa.field("record_hash", pa.uint64(), nullable=False),
-                        ]
-                    ),
+                    schema=arrow_schema(context, is_chained=True),
                 )
             )
             first += batch.num_rows

@@ -11,7 +11,7 @@ import numpy as np
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.hashing import sha256_file
-from sentinel.monitoring.log_records import chain, feature_hashes, feature_vectors
+from sentinel.monitoring.log_records import arrow_schema, chain, feature_hashes, feature_vectors
 from sentinel.monitoring.log_segments import (
     LogHead,
     SegmentMetadata,
@@ -206,7 +206,7 @@ def _check_segment(
         table = pq.read_table(path)
         first = before.n_records if expected is not None else metadata.first_record
         bad = _check_records(table, metadata, number, first, expected)
-    except (SentinelError, pa.ArrowException, OSError, KeyError) as error:
+    except (SentinelError, pa.ArrowException, OSError, ValueError) as error:
         return BadRecord(number, before.n_records, f"the file cannot be read: {error}"), before, 0
     end = LogHead(
         segment=number,
@@ -222,10 +222,13 @@ def _check_records(
 ) -> BadRecord | None:
     if expected is not None and metadata.previous_sha256 != expected.sha256:
         return BadRecord(number, first, "the segment does not continue the one before")
+    table.validate(full=True)
+    if not table.schema.remove_metadata().equals(arrow_schema(metadata.context, is_chained=True)):
+        return BadRecord(number, first, "the columns are not those of the log")
     previous = expected.record_hash if expected is not None else metadata.previous_record_hash
     start = first
     for batch in table.combine_chunks().to_batches():
-        hashes = chain(batch, first_record=start, previous=previous)
+        hashes = chain(batch, metadata.context, first_record=start, previous=previous)
         stored = batch.column("record_hash").to_numpy()
         vectors = feature_hashes(feature_vectors(batch))
         wrong = (hashes != stored) | (vectors != batch.column("feature_hash").to_numpy())
@@ -255,7 +258,7 @@ def _check_file(
         is_next = later[0][0] == own.segment + 1
     else:
         kept, is_next = end.sha256, end.segment == own.segment
-        if own.segment > end.segment + 1:
+        if 0 < end.segment < own.segment - 1:
             return BadRecord(own.segment, end.n_records, "the segment was added after the end")
     if is_next and kept != own.sha256:
         first = read_metadata(path).first_record

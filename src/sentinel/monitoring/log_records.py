@@ -28,9 +28,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Fixed part of the hashed content of one record: ten words of eight bytes.
 _N_WORDS = 10
-
-# Columns that the writer adds to those that come in.
-CHAIN_COLUMNS = ("record", "record_hash")
+_UNKNOWN_CODE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def to_arrow(records: LogRecords, context: LogContext) -> pa.RecordBatch:
     Returns
     -------
     pyarrow.RecordBatch
-        All columns of a segment except :data:`CHAIN_COLUMNS`.
+        All columns of a segment except those of the chain.
 
     Raises
     ------
@@ -168,20 +166,48 @@ def to_arrow(records: LogRecords, context: LogContext) -> pa.RecordBatch:
         ),
         "features_raw": raw,
     }
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=arrow_schema(context))
+
+
+def arrow_schema(context: LogContext, *, is_chained: bool = False) -> pa.Schema:
+    """Return the columns of a batch; with those of the chain around them in a segment."""
+    import pyarrow as pa
+
+    instant, code = pa.timestamp("ms", "UTC"), pa.dictionary(pa.uint8(), pa.string())
+    features = pa.struct([pa.field(name, pa.float32()) for name in context.feature_names])
+    columns = {
+        "event_id": pa.string(),
+        "event_time": instant,
+        "decided_at": instant,
+        "score": pa.float64(),
+        "outcome": code,
+        "served_by": code,
+        "reason": code,
+        "feature_hash": pa.uint64(),
+        "source": code,
+        "partition": pa.int32(),
+        "position": pa.int64(),
+        "features": features,
+        "feature_status": pa.binary(len(context.feature_names)),
+        "features_raw": pa.binary(),
+    }
+    if is_chained:
+        columns = {"record": pa.int64(), **columns, "record_hash": pa.uint64()}
     nullable = {"score", "features_raw"}
-    schema = pa.schema(
-        [pa.field(name, array.type, name in nullable) for name, array in columns.items()]
-    )
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+    return pa.schema([pa.field(name, kind, name in nullable) for name, kind in columns.items()])
 
 
-def chain(batch: pa.RecordBatch, *, first_record: int, previous: int) -> npt.NDArray[np.uint64]:
+def chain(
+    batch: pa.RecordBatch, context: LogContext, *, first_record: int, previous: int
+) -> npt.NDArray[np.uint64]:
     """Compute the chained hash of every record of a batch.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
         As :func:`to_arrow` makes it; further columns are ignored.
+    context : LogContext
+        Its names of codes; the columns may hold their dictionaries in any order.
     first_record : int
         Number of the first record in the log.
     previous : int
@@ -203,8 +229,12 @@ def chain(batch: pa.RecordBatch, *, first_record: int, previous: int) -> npt.NDA
     words[:, 3] = _words(batch, "decided_at")
     words[:, 4] = score.fill_null(0.0).to_numpy(zero_copy_only=False).view(np.uint64)
     words[:, 5] = score.is_null().to_numpy(zero_copy_only=False)
-    for shift, name in ((8, "outcome"), (16, "served_by"), (24, "reason")):
-        words[:, 5] |= code_values(batch, name).astype(np.uint64) << np.uint64(shift)
+    for shift, name, names in (
+        (8, "outcome", context.outcomes),
+        (16, "served_by", context.served_by),
+        (24, "reason", context.reasons),
+    ):
+        words[:, 5] |= code_values(batch, name, names).astype(np.uint64) << np.uint64(shift)
     words[:, 6] = _words(batch, "feature_hash")
     words[:, 7] = _source_hashes(batch)
     words[:, 8] = batch.column("partition").to_numpy().astype(np.int64).view(np.uint64)
@@ -244,7 +274,7 @@ def feature_hashes(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
     vectors : ndarray of float32, shape (n, n_features)
     """
     contiguous = np.ascontiguousarray(vectors)
-    return siphash_rows(contiguous.view(np.uint8).reshape(len(contiguous), -1))
+    return siphash_rows(contiguous.view(np.uint8).reshape(vectors.shape[0], 4 * vectors.shape[1]))
 
 
 def fixed_bytes(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint8]:
@@ -258,10 +288,16 @@ def fixed_bytes(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint8]:
     return flat.reshape(len(column), width)
 
 
-def code_values(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint8]:
-    """Return the codes of a dictionary column."""
-    codes: npt.NDArray[np.uint8] = batch.column(name).indices.to_numpy().astype(np.uint8)
-    return codes
+def code_values(batch: pa.RecordBatch, name: str, names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    """Return a column of names as codes; 255 for a name that is not among ``names``."""
+    column = batch.column(name)
+    texts = column.dictionary.to_pylist()
+    codes = np.full(len(texts), _UNKNOWN_CODE, dtype=np.uint8)
+    for index, text in enumerate(texts):
+        if text in names:
+            codes[index] = names.index(text)
+    found: npt.NDArray[np.uint8] = codes[column.indices.to_numpy()]
+    return found
 
 
 def _check(records: LogRecords, context: LogContext) -> None:
@@ -340,7 +376,8 @@ def _source_hashes(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
     hashes = np.zeros(len(texts), dtype=np.uint64)
     for index, text in enumerate(texts):
         hashes[index] = siphash(np.frombuffer(bytearray(text), dtype=np.uint8), 0, len(text))
-    return hashes[code_values(batch, "source")]
+    found: npt.NDArray[np.uint64] = hashes[column.indices.to_numpy()]
+    return found
 
 
 @native

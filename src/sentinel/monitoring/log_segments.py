@@ -139,7 +139,7 @@ def read_metadata(path: Path) -> SegmentMetadata:
     try:
         found = pq.read_schema(path).metadata or {}
         return msgspec.json.decode(found.get(METADATA_KEY, b""), type=SegmentMetadata)
-    except (pa.ArrowException, OSError, msgspec.MsgspecError) as error:
+    except (pa.ArrowException, OSError, ValueError, msgspec.MsgspecError) as error:
         raise SentinelError(
             ErrorCode.DECISION_LOG_DAMAGED,
             at=str(path),
@@ -166,7 +166,7 @@ def read_head(folder: Path) -> LogHead:
         return LogHead()
     try:
         return msgspec.json.decode(read_bounded(path, n_bytes_max=_HEAD_BYTES_MAX), type=LogHead)
-    except msgspec.MsgspecError as error:
+    except (ValueError, msgspec.MsgspecError) as error:
         raise SentinelError(
             ErrorCode.DECISION_LOG_DAMAGED, at=str(path), expected="the head of a log", got=error
         ) from error

@@ -12,7 +12,7 @@ import msgspec
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 from sentinel.core.hashing import canonical_json
-from sentinel.monitoring.log_records import LogContext
+from sentinel.monitoring.log_records import LogContext, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,8 +98,18 @@ def read_spilled(path: Path) -> tuple[pa.RecordBatch, LogContext]:
     try:
         reader = pa.ipc.open_file(pa.py_buffer(path.read_bytes()))
         context = msgspec.json.decode(reader.schema.metadata[_KEY], type=LogContext)
-        return reader.get_batch(0).replace_schema_metadata(None), context
-    except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError) as error:
-        raise SentinelError(
-            ErrorCode.DECISION_LOG_DAMAGED, at=str(path), expected="a spilled batch", got=error
-        ) from error
+        batch = reader.get_batch(0).replace_schema_metadata(None)
+        batch.validate(full=True)
+    except (
+        pa.ArrowException, OSError, KeyError, TypeError, ValueError, msgspec.MsgspecError
+    ) as error:  # fmt: skip
+        raise _damaged(path, error) from error
+    if not batch.schema.equals(arrow_schema(context)):
+        raise _damaged(path, "other columns")
+    return batch, context
+
+
+def _damaged(path: Path, got: object) -> SentinelError:
+    return SentinelError(
+        ErrorCode.DECISION_LOG_DAMAGED, at=str(path), expected="a spilled batch", got=got
+    )
