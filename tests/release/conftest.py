@@ -241,8 +241,7 @@ PEOPLE = {Role.BUILD: BUILDER, Role.DATA: DATA, Role.WEIGHTS: WEIGHTS, Role.DEPL
 
 def trust(**changes: object) -> Trust:
     keys = tuple(
-        TrustedKey(person=who.person, key=who.key_id, roles=(role,))
-        for role, who in PEOPLE.items()
+        TrustedKey(person=who.person, key=who.key_id, roles=(role,)) for role, who in PEOPLE.items()
     )
     made = Trust(**{"format": 1, "keys": keys, **changes})  # type: ignore[arg-type]
     made.check()
