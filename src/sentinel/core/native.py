@@ -52,7 +52,11 @@ NATIVE_CONSTANTS = (
     "contract/fault_bits.py",
     "contract/frame.py",
     "contract/tables.py",
+    "core/native.py",
+    "core/prefetch.py",
     "core/words.py",
+    "features/layout.py",
+    "features/matrix.py",
 )
 
 
@@ -99,4 +103,20 @@ def native(function: Callable[P, R]) -> Callable[P, R]:
 def native_inline(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a small function into its native callers (LLVM decides the inlining)."""
     compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    return cast("Callable[P, R]", compiled)
+
+
+def native_lean(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a kernel that allocates nothing and keeps no array: no reference counting at all.
+
+    Counting references to the arrays that small functions hand to each other cost the feature
+    kernel nine tenths of its time. Creating an array inside is an error of compilation.
+    """
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    return cast("Callable[P, R]", compiled)
+
+
+def native_lean_inline(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a small function of :func:`native_lean` kernels, always inlined."""
+    compiled = numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)(function)
     return cast("Callable[P, R]", compiled)

@@ -25,7 +25,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native_inline
+from sentinel.core.native import native_lean_inline
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ def empty(opcode: int) -> Int64Array:
     return words
 
 
-@native_inline
+@native_lean_inline
 def mix(word: int) -> np.uint64:
     """Spread the bits of a key (the finalizer of SplitMix64)."""
     z = np.uint64(word) + np.uint64(0x9E3779B97F4A7C15)
@@ -100,7 +100,7 @@ def mix(word: int) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@native_inline
+@native_lean_inline
 def _distinct_update(words: Int64Array, at: int, value: int) -> None:
     """Raise one register to the rank of the value, and keep the sum over registers in step."""
     h = mix(value)
@@ -120,7 +120,7 @@ def _distinct_update(words: Int64Array, at: int, value: int) -> None:
             words[at + 16] -= 1
 
 
-@native_inline
+@native_lean_inline
 def _larger_bytes(a: np.uint64, b: np.uint64) -> np.uint64:
     """Take the larger of each of eight bytes below 128."""
     is_larger = (((a | _HIGH_BITS) - b) & _HIGH_BITS) >> np.uint64(7)
@@ -128,7 +128,7 @@ def _larger_bytes(a: np.uint64, b: np.uint64) -> np.uint64:
     return (a & mask) | (b & ~mask)
 
 
-@native_inline
+@native_lean_inline
 def _distinct_merge(words: Int64Array, at: int, other: int) -> None:
     """Take the larger of each register, then sum the registers anew."""
     for i in range(16):
@@ -142,14 +142,14 @@ def _distinct_merge(words: Int64Array, at: int, other: int) -> None:
     for i in range(16):
         word = np.uint64(words[at + i])
         for _ in range(16):
-            rank = np.int64(word & np.uint64(15))
-            total += 1 << (15 - rank)
-            n_zero += rank == 0
-            word >>= np.uint64(4)
+            rank = word & np.uint64(15)
+            total += 1 << (15 - np.int64(rank))
+            n_zero += rank == np.uint64(0)
+            word = word >> np.uint64(4)
     words[at + 16] = total * _SUM_UNIT + n_zero
 
 
-@native_inline
+@native_lean_inline
 def distinct_finish(words: Int64Array, at: int) -> float:
     """Estimate the distinct count from a sketch, rounded to a whole number."""
     packed = words[at + 16]
@@ -158,10 +158,11 @@ def distinct_finish(words: Int64Array, at: int) -> float:
     estimate = _ALPHA * DISTINCT_REGISTERS * DISTINCT_REGISTERS / total
     if estimate <= 2.5 * DISTINCT_REGISTERS and n_zero > 0:
         estimate = DISTINCT_REGISTERS * math.log(DISTINCT_REGISTERS / n_zero)
-    return math.floor(estimate + 0.5)
+    whole: float = math.floor(estimate + 0.5)
+    return whole
 
 
-@native_inline
+@native_lean_inline
 def update(
     opcode: int, words: Int64Array, floats: Float64Array, at: int, value: int, real: float
 ) -> None:
@@ -197,13 +198,14 @@ def update(
         _distinct_update(words, at, value)
 
 
-@native_inline
+@native_lean_inline
 def is_later(words: Int64Array, at: int, time: int, tie: int) -> bool:
     """Whether ``(time, tie)`` comes after what is kept at ``words[at:]``."""
-    return time > words[at] or (time == words[at] and tie > words[at + 1])
+    kept_time: int = words[at]
+    return time > kept_time or (time == kept_time and tie > int(words[at + 1]))
 
 
-@native_inline
+@native_lean_inline
 def _moments_merge(words: Int64Array, floats: Float64Array, at: int, other: int) -> None:
     """Merge (n, mean, M2) by Chan's formula."""
     n_b = words[other]
@@ -216,7 +218,7 @@ def _moments_merge(words: Int64Array, floats: Float64Array, at: int, other: int)
     words[at] = n
 
 
-@native_inline
+@native_lean_inline
 def merge(opcode: int, words: Int64Array, floats: Float64Array, at: int, other: int) -> None:
     """Merge the partial result at ``words[other:]`` into the one at ``words[at:]``."""
     if opcode in (COUNT, SUM_INT):
@@ -243,7 +245,7 @@ def merge(opcode: int, words: Int64Array, floats: Float64Array, at: int, other: 
             words[at + i] = words[other + i]
 
 
-@native_inline
+@native_lean_inline
 def subtract(opcode: int, words: Int64Array, at: int, other: int) -> None:
     """Take the partial result at ``words[other:]`` out of the total at ``words[at:]`` again."""
     words[at] -= words[other]
@@ -251,7 +253,7 @@ def subtract(opcode: int, words: Int64Array, at: int, other: int) -> None:
         words[at + 1] -= words[other + 1]
 
 
-@native_inline
+@native_lean_inline
 def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Multiply to 128 bits: the high and the low word."""
     half = np.uint64(32)
@@ -265,7 +267,7 @@ def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     return high, (middle_2 << half) | (low & low_half)
 
 
-@native_inline
+@native_lean_inline
 def deviation_finish(n: int, total: int, squares_low: int, squares_high: int) -> float:
     """Sample standard deviation of integers from exact sums; for ``n`` of 2 or more.
 
@@ -288,7 +290,7 @@ def deviation_finish(n: int, total: int, squares_low: int, squares_high: int) ->
     return math.sqrt(spread / (float(n) * float(n - 1)))
 
 
-@native_inline
+@native_lean_inline
 def distance_km(
     latitude_a: float, longitude_a: float, latitude_b: float, longitude_b: float
 ) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native, native_inline
+from sentinel.core.native import native, native_lean_inline
+from sentinel.core.prefetch import prefetch
 from sentinel.features.aggregates import mix
 
 Int64Array = npt.NDArray[np.int64]
@@ -20,12 +21,28 @@ _ID_FOR_ZERO = 0x5E47
 _GOLDEN = 0x9E3779B97F4A7C1
 
 
-@native_inline
-def _place(entity: int, key: int, n_places: int) -> int:
+@native_lean_inline
+def place_of(entity: int, key: int, n_places: int) -> np.int64:
+    """Say where the search for an entity begins."""
     return np.int64(mix(key ^ (entity * _GOLDEN)) & np.uint64(n_places - 1))
 
 
-@native_inline
+@native_lean_inline
+def call_near(index: Int64Array, entity: int, key: int) -> None:
+    """Bring the place near where :func:`find` will begin."""
+    prefetch(index, 2 * place_of(entity, key, len(index)))
+
+
+@native_lean_inline
+def call_id_near(ids: Int64Array, event_id: int) -> None:
+    """Bring the places near where :func:`is_repeated` will begin."""
+    n_places = ids.shape[1]
+    at = np.int64(mix(event_id) & np.uint64(n_places - 1))
+    prefetch(ids, at)
+    prefetch(ids, n_places + at)
+
+
+@native_lean_inline
 def find(index: Int64Array, entity: int, key: int) -> int:
     """Return the place of an entity's row in the arena, or -1; O(1).
 
@@ -35,19 +52,20 @@ def find(index: Int64Array, entity: int, key: int) -> int:
         Key, and ``place * 16 + type``.
     """
     n_places = len(index)
-    at = _place(entity, key, n_places)
+    at = place_of(entity, key, n_places)
     while index[at, 1] != 0:
         if index[at, 0] == key and index[at, 1] & 15 == entity:
-            return index[at, 1] >> 4
+            row: int = index[at, 1] >> 4
+            return row
         at = (at + 1) & (n_places - 1)
     return -1
 
 
-@native_inline
+@native_lean_inline
 def insert(index: Int64Array, entity: int, key: int, row: int) -> None:
     """Add an entity that is not there; the caller has made room."""
     n_places = len(index)
-    at = _place(entity, key, n_places)
+    at = place_of(entity, key, n_places)
     while index[at, 1] != 0:
         at = (at + 1) & (n_places - 1)
     index[at, 0] = key
@@ -71,7 +89,7 @@ def count_unknown(index: Int64Array, entity: int, keys: Int64Array) -> int:
     return n
 
 
-@native_inline
+@native_lean_inline
 def _holds(ids: Int64Array, generation: int, event_id: int) -> bool:
     n_places = ids.shape[1]
     at = np.int64(mix(event_id) & np.uint64(n_places - 1))
@@ -82,7 +100,7 @@ def _holds(ids: Int64Array, generation: int, event_id: int) -> bool:
     return False
 
 
-@native_inline
+@native_lean_inline
 def _add(ids: Int64Array, generation: int, event_id: int) -> None:
     n_places = ids.shape[1]
     at = np.int64(mix(event_id) & np.uint64(n_places - 1))
@@ -91,7 +109,7 @@ def _add(ids: Int64Array, generation: int, event_id: int) -> None:
     ids[generation, at] = event_id
 
 
-@native_inline
+@native_lean_inline
 def is_repeated(ids: Int64Array, window: Int64Array, event_id: int) -> bool:
     """Whether an event id was seen before, and remember it; O(1).
 
@@ -114,7 +132,8 @@ def is_repeated(ids: Int64Array, window: Int64Array, event_id: int) -> bool:
         current = 1 - current
         window[0] = current
         window[1] = 0
-        ids[current, :] = 0
+        for at in range(ids.shape[1]):
+            ids[current, at] = 0
     _add(ids, current, event_id)
     window[1] += 1
     return False

@@ -24,13 +24,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native, native_inline
+from sentinel.core.native import native_lean, native_lean_inline
+from sentinel.core.prefetch import prefetch
 from sentinel.features.aggregates import INT64_MIN
-from sentinel.features.index import find, insert, is_repeated
+from sentinel.features.index import call_id_near, call_near, find, insert, is_repeated
 from sentinel.features.layout import (
+    CACHE_LINE_WORDS,
     E_END_WINDOW,
     E_FEEDBACK_KEY,
     E_FIRST_WINDOW,
+    E_FRONT,
     E_KEY,
     E_WORDS,
     F_DEFAULT,
@@ -53,12 +56,13 @@ from sentinel.features.layout import (
     R_RESOLVED,
     R_ROW,
     R_SKIPPED,
-    R_TOUCHED,
     W_AT,
     W_BLOCK,
     W_EMPTY,
+    W_ENTITY,
     W_FEED,
     W_HOP,
+    W_RING,
     W_TILES,
     Feed,
     State,
@@ -81,14 +85,14 @@ INDEX_FULL = 2
 IDS_FULL = 3
 
 
-@native_inline
+@native_lean_inline
 def _row_of(tables: Tables, state: State, entity: int, key: int) -> int:
     """Find the row of an entity, or make an empty one; the caller has made room."""
     row = find(state.places, entity, key)
     if row >= 0:
         return row
     arena = state.arena
-    row = state.registers[R_ARENA]
+    row = int(state.registers[R_ARENA])
     state.registers[R_ARENA] += tables.entities[entity, E_WORDS]
     state.registers[R_ENTITIES] += 1
     insert(state.places, entity, key, row)
@@ -102,12 +106,14 @@ def _row_of(tables: Tables, state: State, entity: int, key: int) -> int:
             arena[at + 1] = 0
             arena[at + 2] = 0
             at += HEADER_WORDS
-        for block in range(window[W_TILES] + 1):
-            copy_block(arena, at + block * window[W_BLOCK], window[W_EMPTY], window[W_BLOCK])
+        copy_block(arena, at, window[W_EMPTY], window[W_BLOCK])
+        at = row + window[W_AT] + window[W_RING]
+        for place in range(window[W_TILES]):
+            copy_block(arena, at + place * window[W_BLOCK], window[W_EMPTY], window[W_BLOCK])
     return row
 
 
-@native_inline
+@native_lean_inline
 def _room(tables: Tables, state: State, n_events: int) -> int:
     """Whether a number of events fits, were all their entities new."""
     registers = state.registers
@@ -124,13 +130,22 @@ def _room(tables: Tables, state: State, n_events: int) -> int:
     return DONE
 
 
-@native_inline
-def _resolve(tables: Tables, state: State, events: Feed, out: Vectors, end: int) -> None:
-    """Mark duplicates and look up rows, from the last resolved event up to ``end``."""
-    registers = state.registers
-    generation = registers[R_GENERATION : R_IDS_FULL + 1]
-    touched = 0
-    for i in range(registers[R_RESOLVED], end):
+@native_lean_inline
+def _call_near(tables: Tables, state: State, events: Feed, first: int, end: int) -> None:
+    """Bring near what the look-up of a block of events will probe."""
+    for i in range(first, end):
+        call_id_near(state.ids, events.values[tables.columns[0], i])
+        for entity in range(len(tables.entities)):
+            call_near(state.places, entity, events.values[tables.entities[entity, E_KEY], i])
+
+
+@native_lean_inline
+def _resolve(
+    tables: Tables, state: State, events: Feed, out: Vectors, first: int, end: int
+) -> None:
+    """Mark duplicates, look up rows, and bring near what of them will be read."""
+    generation = state.registers[R_GENERATION : R_IDS_FULL + 1]
+    for i in range(first, end):
         repeated = is_repeated(state.ids, generation, events.values[tables.columns[0], i])
         out.is_duplicate[i] = repeated
         for entity in range(len(tables.entities)):
@@ -138,16 +153,24 @@ def _resolve(tables: Tables, state: State, events: Feed, out: Vectors, end: int)
             column = tables.entities[entity, E_KEY]
             if not repeated and events.present[column, i]:
                 row = _row_of(tables, state, entity, events.values[column, i])
-                first = tables.entities[entity, E_FIRST_WINDOW]
-                for w in range(first, tables.entities[entity, E_END_WINDOW]):
-                    touched ^= state.arena[row + tables.windows[w, W_AT]]
+                for at in range(0, tables.entities[entity, E_FRONT], CACHE_LINE_WORDS):
+                    prefetch(state.arena, row + at)
             out.rows[i, entity] = row
-    registers[R_RESOLVED] = end
-    # Written down, so that the compiler keeps the reads that bring the rows near.
-    registers[R_TOUCHED] = touched
 
 
-@native_inline
+@native_lean_inline
+def _call_tiles_near(tables: Tables, state: State, out: Vectors, first: int, end: int) -> None:
+    """Bring the newest tiles of a block's rows near."""
+    for i in range(first, end):
+        for w in range(len(tables.windows)):
+            row = out.rows[i, tables.windows[w, W_ENTITY]]
+            if row >= 0 and tables.windows[w, W_HOP] != 0:
+                at = row + tables.windows[w, W_AT]
+                newest = state.arena[at + 1] * tables.windows[w, W_BLOCK]
+                prefetch(state.arena, at + tables.windows[w, W_RING] + newest)
+
+
+@native_lean_inline
 def _apply_feedback(tables: Tables, state: State, feedback: Feed, i: int) -> None:
     """Apply one feedback event to the feedback windows of its entities, as of its known-at."""
     registers = state.registers
@@ -178,7 +201,7 @@ def _apply_feedback(tables: Tables, state: State, feedback: Feed, i: int) -> Non
     registers[R_FEEDBACK_LATE] += is_late
 
 
-@native_inline
+@native_lean_inline
 def _read(tables: Tables, state: State, events: Feed, out: Vectors, work: Work, i: int) -> None:
     """Move the entities' windows to the event time and read the feature vector."""
     blocks, vector, status = work.blocks, work.vector, work.status
@@ -206,7 +229,7 @@ def _read(tables: Tables, state: State, events: Feed, out: Vectors, work: Work, 
         out.status[i, f] = status[f]
 
 
-@native_inline
+@native_lean_inline
 def _apply(tables: Tables, state: State, events: Feed, out: Vectors, i: int) -> None:
     """Apply an event to the windows of its entities that its tile still lives in."""
     registers = state.registers
@@ -232,7 +255,7 @@ def _apply(tables: Tables, state: State, events: Feed, out: Vectors, i: int) -> 
     registers[R_LATE] += is_late
 
 
-@native_inline
+@native_lean_inline
 def _leave_out(tables: Tables, out: Vectors, i: int) -> None:
     """Give a duplicate the vector of defaults."""
     for f in range(len(tables.features)):
@@ -241,8 +264,10 @@ def _leave_out(tables: Tables, out: Vectors, i: int) -> None:
     out.is_late[i] = False
 
 
-@native
-def advance_rows(tables: Tables, state: State, events: Feed, feedback: Feed, out: Vectors) -> int:
+@native_lean
+def advance_rows(
+    tables: Tables, state: State, events: Feed, feedback: Feed, out: Vectors, work: Work
+) -> int:
     """Advance through the batch from register ``R_ROW`` on; linear in its events.
 
     Returns
@@ -253,11 +278,6 @@ def advance_rows(tables: Tables, state: State, events: Feed, feedback: Feed, out
     registers = state.registers
     n_events = len(events.times)
     n_feedback = len(feedback.times)
-    work = Work(
-        np.empty(len(tables.windows), dtype=np.int64),
-        np.empty(len(tables.features), dtype=np.float64),
-        np.empty(len(tables.features), dtype=np.int64),
-    )
     while registers[R_ROW] < n_events:
         i = registers[R_ROW]
         if i == registers[R_RESOLVED]:
@@ -265,7 +285,10 @@ def advance_rows(tables: Tables, state: State, events: Feed, feedback: Feed, out
             short = _room(tables, state, end - i)
             if short != DONE:
                 return short
-            _resolve(tables, state, events, out, end)
+            _call_near(tables, state, events, i, end)
+            _resolve(tables, state, events, out, i, end)
+            _call_tiles_near(tables, state, out, i, end)
+            registers[R_RESOLVED] = end
         if out.is_duplicate[i]:
             registers[R_DUPLICATES] += 1
             _leave_out(tables, out, i)

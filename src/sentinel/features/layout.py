@@ -18,9 +18,18 @@ Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 ROW_HEADER_WORDS = 2
+CACHE_LINE_WORDS = 8
 
 # Columns of the table of entities.
-(E_KEY, E_FEEDBACK_KEY, E_WORDS, E_FIRST_WINDOW, E_END_WINDOW, E_COLUMNS) = range(6)
+(
+    E_KEY,
+    E_FEEDBACK_KEY,
+    E_WORDS,  # of a row: whole cache lines
+    E_FRONT,  # words of headers and totals, with which a row begins
+    E_FIRST_WINDOW,
+    E_END_WINDOW,
+    E_COLUMNS,
+) = range(7)
 
 # Registers: the scalars of the state.
 (
@@ -39,9 +48,8 @@ ROW_HEADER_WORDS = 2
     R_FEEDBACKS,
     R_FEEDBACK_LATE,
     R_SKIPPED,
-    R_TOUCHED,
     R_COUNT,
-) = range(17)
+) = range(16)
 
 NEVER = INT64_MIN
 HEADER_WORDS = 3
@@ -52,7 +60,8 @@ HEADER_WORDS = 3
     W_FEED,  # 0 events, 1 feedback
     W_HOP,  # ms; 0 for the whole history
     W_TILES,
-    W_AT,  # of the window in the row
+    W_AT,  # of the header and the total, in the row
+    W_RING,  # of the ring's first place, counted from the header
     W_BLOCK,  # words of one block
     W_FIRST,  # first partial result in the table of partials
     W_END,
@@ -60,14 +69,14 @@ HEADER_WORDS = 3
     W_EMPTY,  # where the empty block is, in the arena
     W_LINEAR,  # 1 where all partials are linear
     W_COLUMNS,
-) = range(12)
+) = range(13)
 
 # Columns of the table of partial results.
 (
     P_OPCODE,
     P_AT,  # in the block
     P_WORDS,
-    P_COLUMN,  # of the feed's contract; -1 nothing is read, -2 the time
+    P_COLUMN,  # of the feed's contract; -1 the time
     P_COLUMN_2,  # longitude
     P_WHERE,  # column of a boolean that must hold; -1 none
     P_FLOAT,  # 1 where the column is read as float64
@@ -107,7 +116,7 @@ class Tables(NamedTuple):
     feature_reals: Float64Array
     order: Int64Array  # features, operands before what is made of them
     codes: Float64Array  # encodings of categories, one after the other
-    columns: Int64Array  # event id, event time, feedback id
+    columns: Int64Array  # of event id, event time, feedback id; then where the first row begins
 
 
 class State(NamedTuple):

@@ -43,7 +43,14 @@ from sentinel.features.definitions import (
 from sentinel.features.durations import parse_ms
 from sentinel.features.feature_set import FeatureSet
 from sentinel.features.layout import (
+    CACHE_LINE_WORDS,
     E_COLUMNS,
+    E_END_WINDOW,
+    E_FEEDBACK_KEY,
+    E_FIRST_WINDOW,
+    E_FRONT,
+    E_KEY,
+    E_WORDS,
     F_A,
     F_AGE_AT,
     F_AGE_WINDOW,
@@ -80,6 +87,7 @@ from sentinel.features.layout import (
     W_FIRST,
     W_HOP,
     W_LINEAR,
+    W_RING,
     W_SCRATCH,
     W_TILES,
     Tables,
@@ -146,10 +154,14 @@ class _Window:
         return row_[P_AT]
 
     @property
-    def row_words(self) -> int:
-        """Words of the window in an entity's row."""
-        header = HEADER_WORDS if self.hop_ms else 0
-        return header + (self.n_tiles + 1) * self.n_words
+    def front_words(self) -> int:
+        """Words of header and total, at the front of an entity's row."""
+        return (HEADER_WORDS if self.hop_ms else 0) + self.n_words
+
+    @property
+    def ring_words(self) -> int:
+        """Words of the ring, at the back of an entity's row."""
+        return self.n_tiles * self.n_words
 
 
 @dataclass(slots=True)
@@ -361,7 +373,7 @@ def compile_plan(features: FeatureSet) -> FeaturePlan:
     compiler = _Compiler(features)
     rows = [compiler.compile(feature) for feature in features.features]
     windows, partials, head = _window_tables(compiler)
-    entities = _entity_table(compiler, windows)
+    entities = _entity_table(compiler)
     table, reals = _feature_tables(features, rows)
     feedback_id = -1
     if features.feedback is not None:
@@ -376,7 +388,7 @@ def compile_plan(features: FeatureSet) -> FeaturePlan:
         feature_reals=reals,
         order=np.array(order_of(features.features), dtype=np.int64),
         codes=np.array([*compiler.codes, 0.0], dtype=np.float64),
-        columns=np.array([*columns, feedback_id], dtype=np.int64),
+        columns=np.array([*columns, feedback_id, len(head)], dtype=np.int64),
     )
     return FeaturePlan(
         features=features,
@@ -384,26 +396,27 @@ def compile_plan(features: FeatureSet) -> FeaturePlan:
         tables=tables,
         head=head,
         entity_bytes={
-            entity.name: int(row[2]) * 8
+            entity.name: int(row[E_WORDS]) * 8
             for entity, row in zip(features.entities, entities, strict=True)
         },
     )
 
 
 def _window_tables(compiler: _Compiler) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Give the windows numbers; lay out their partial results, their rows, and the arena's head."""
+    """Give the windows numbers; lay out their partial results and the arena's head."""
     windows: list[list[int]] = []
     partials: list[tuple[int, ...]] = []
     head: list[Int64Array] = []
     n_head = 0
     for entity, of_entity in enumerate(compiler.windows):
         at = ROW_HEADER_WORDS
+        ring = at + sum(window.front_words for window in of_entity.values())
         for (feed, hop_ms, n_tiles), window in of_entity.items():
             window.number = len(windows)
             blocks = np.concatenate([agg.empty(row[P_OPCODE]) for row in window.partials])
             row = [0] * W_COLUMNS
             row[W_ENTITY], row[W_FEED], row[W_HOP], row[W_TILES] = entity, feed, hop_ms, n_tiles
-            row[W_AT], row[W_BLOCK] = at, window.n_words
+            row[W_AT], row[W_RING], row[W_BLOCK] = at, ring - at, window.n_words
             row[W_FIRST], row[W_END] = len(partials), len(partials) + len(window.partials)
             row[W_SCRATCH], row[W_EMPTY] = n_head, n_head + window.n_words
             row[W_LINEAR] = int(all(agg.IS_LINEAR[p[P_OPCODE]] for p in window.partials))
@@ -411,26 +424,36 @@ def _window_tables(compiler: _Compiler) -> tuple[Int64Array, Int64Array, Int64Ar
             partials.extend(window.partials)
             head += [blocks, blocks]
             n_head += 2 * window.n_words
-            at += window.row_words
+            at += window.front_words
+            ring += window.ring_words
+    # The first row begins a cache line, and not at 0: an index place of 0 is an empty one.
+    head.append(np.zeros(_whole_lines(n_head + 1) - n_head, dtype=np.int64))
     return (
         np.array(windows, dtype=np.int64).reshape(-1, W_COLUMNS),
         np.array(partials, dtype=np.int64).reshape(-1, P_COLUMNS),
-        # The first row must not stand at 0: an index place of 0 is an empty one.
-        np.concatenate([*head, np.zeros(1, dtype=np.int64)]),
+        np.concatenate(head),
     )
 
 
-def _entity_table(compiler: _Compiler, windows: Int64Array) -> Int64Array:
-    """Lay out the entities: key columns, words of a row, first and last window."""
+def _entity_table(compiler: _Compiler) -> Int64Array:
+    """Lay out the entities: key columns, words of a row and of its front, windows."""
     rows = []
     first = 0
     for entity, of_entity in zip(compiler.entities, compiler.windows, strict=True):
-        n_words = ROW_HEADER_WORDS + sum(window.row_words for window in of_entity.values())
-        feedback_key = compiler.column(compiler.reader.feedback_key(entity))
-        end = first + len(of_entity)
-        rows.append([compiler.column(entity.key), feedback_key, n_words, first, end])
-        first = end
+        n_front = ROW_HEADER_WORDS + sum(window.front_words for window in of_entity.values())
+        n_words = n_front + sum(window.ring_words for window in of_entity.values())
+        row = [0] * E_COLUMNS
+        row[E_KEY] = compiler.column(entity.key)
+        row[E_FEEDBACK_KEY] = compiler.column(compiler.reader.feedback_key(entity))
+        row[E_WORDS], row[E_FRONT] = _whole_lines(n_words), n_front
+        row[E_FIRST_WINDOW], row[E_END_WINDOW] = first, first + len(of_entity)
+        rows.append(row)
+        first += len(of_entity)
     return np.array(rows, dtype=np.int64).reshape(-1, E_COLUMNS)
+
+
+def _whole_lines(n_words: int) -> int:
+    return -(-n_words // CACHE_LINE_WORDS) * CACHE_LINE_WORDS
 
 
 def _feature_tables(features: FeatureSet, rows: list[_Row]) -> tuple[Int64Array, Float64Array]:

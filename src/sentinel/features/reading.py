@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native_inline
+from sentinel.core.native import native_lean_inline
 from sentinel.features.aggregates import (
     INT64_MAX,
     INT64_MIN,
@@ -78,7 +78,7 @@ _HOUR_MS = 3_600_000
 _FULL_TURN = 2.0 * math.pi
 
 
-@native_inline
+@native_lean_inline
 def _turn(share: float, encoding: int) -> float:
     """Put a share of a cycle on a circle."""
     if encoding == 1:
@@ -86,7 +86,7 @@ def _turn(share: float, encoding: int) -> float:
     return math.cos(_FULL_TURN * share)
 
 
-@native_inline
+@native_lean_inline
 def _calendar(opcode: int, encoding: int, time: int) -> float:
     """Hour of the day 0 to 23, day of the week 0 (Monday) to 6, or the place in that cycle."""
     of_day = time % _DAY_MS
@@ -100,7 +100,7 @@ def _calendar(opcode: int, encoding: int, time: int) -> float:
     return _turn((day + of_day / _DAY_MS) / 7.0, encoding)
 
 
-@native_inline
+@native_lean_inline
 def read_event(tables: Tables, f: int, feed: Feed, i: int) -> tuple[float, int]:
     """Compute a feature of the event alone: value and status."""
     feature = tables.features[f]
@@ -118,7 +118,7 @@ def read_event(tables: Tables, f: int, feed: Feed, i: int) -> tuple[float, int]:
     return _calendar(opcode, feature[F_ENCODING], time), PRESENT
 
 
-@native_inline
+@native_lean_inline
 def read_features(tables: Tables, f: int, work: Work) -> tuple[float, int]:
     """Compute a ratio or a difference of two features that were computed before."""
     left = tables.features[f, F_LEFT]
@@ -134,7 +134,7 @@ def read_features(tables: Tables, f: int, work: Work) -> tuple[float, int]:
     return work.vector[left] / work.vector[right], PRESENT
 
 
-@native_inline
+@native_lean_inline
 def _read_movement(
     tables: Tables, f: int, state: State, at: int, feed: Feed, i: int
 ) -> tuple[float, int]:
@@ -158,7 +158,7 @@ def _read_movement(
     return d / hours, PRESENT
 
 
-@native_inline
+@native_lean_inline
 def _read_statistic(
     feature: Int64Array, divisor: float, state: State, block: int
 ) -> tuple[float, bool]:
@@ -185,7 +185,7 @@ def _read_statistic(
     return math.sqrt(max(reals[at + 2], 0.0) / (n - 1)), True
 
 
-@native_inline
+@native_lean_inline
 def read_entity(
     tables: Tables, f: int, state: State, blocks: Int64Array, feed: Feed, i: int
 ) -> tuple[float, int]:

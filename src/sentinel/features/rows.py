@@ -10,11 +10,11 @@ from sentinel.features.layout import (
     E_END_WINDOW,
     E_FIRST_WINDOW,
     E_WORDS,
-    HEADER_WORDS,
     R_ARENA,
     W_AT,
     W_BLOCK,
     W_HOP,
+    W_RING,
     W_TILES,
     State,
     Tables,
@@ -53,6 +53,7 @@ def _turn_rings(tables: Tables, arena: Int64Array, places: Int64Array, entity: i
             if window[W_HOP] == 0:
                 continue
             at = window[W_AT]
+            ring = at + window[W_RING]
             n_block = window[W_BLOCK]
             newest = arena[row + at + 1]
             filled = np.int64(0)
@@ -61,8 +62,8 @@ def _turn_rings(tables: Tables, arena: Int64Array, places: Int64Array, entity: i
                 if place < 0:
                     place += window[W_TILES]
                 filled |= ((arena[row + at + 2] >> place) & 1) << back
-                tile = at + HEADER_WORDS + (place + 1) * n_block
-                turned = at + HEADER_WORDS + (back + 1) * n_block
+                tile = ring + place * n_block
+                turned = ring + back * n_block
                 for i in range(n_block):
                     rows[r, turned + i] = arena[row + tile + i]
             rows[r, at + 1] = 0
@@ -79,7 +80,7 @@ def canonical_rows(tables: Tables, state: State, entity: int) -> Int64Array:
         Key, type, and the windows; linear in the whole state.
     """
     # The head of the arena ends where the first row may begin.
-    first = int(2 * tables.windows[:, W_BLOCK].sum()) + 1
+    first = int(tables.columns[3])
     end = int(state.registers[R_ARENA])
     places = _row_places(tables, state.arena, first, end, entity)
     rows = _turn_rings(tables, state.arena, places, entity)

@@ -6,9 +6,11 @@ A window W of N tiles has hop h = W/N. In an entity's row it is
     newest  place of the newest tile in the ring
     filled  bit p is set where ring place p holds anything
     total   partial results of all living tiles together: what an event on time reads, O(1)
-    ring    N blocks of partial results
 
-and, at event time t with c = ⌊t/h⌋ and the newest tile n:
+and, behind the headers and totals of all windows of the entity, the ring: N blocks of partial
+results. So one or two cache lines hold all that is read.
+
+At event time t with c = ⌊t/h⌋ and the newest tile n:
 
 1. c > n: the ring moves on; each tile older than c-N+1 leaves the total, by subtraction where that
    is exact, else the total is folded anew, oldest tile first;
@@ -24,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native_inline
+from sentinel.core.native import native_lean_inline
 from sentinel.features.aggregates import (
     DISTINCT,
     LAST,
@@ -50,6 +52,7 @@ from sentinel.features.layout import (
     W_FIRST,
     W_HOP,
     W_LINEAR,
+    W_RING,
     W_SCRATCH,
     W_TILES,
     Feed,
@@ -60,14 +63,14 @@ Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
 
-@native_inline
+@native_lean_inline
 def copy_block(arena: Int64Array, at: int, other: int, n_words: int) -> None:
     """Copy words within the arena."""
     for i in range(n_words):
         arena[at + i] = arena[other + i]
 
 
-@native_inline
+@native_lean_inline
 def merge_block(
     window: Int64Array,
     partials: Int64Array,
@@ -82,7 +85,7 @@ def merge_block(
         merge(partials[p, P_OPCODE], arena, reals, at + offset, other + offset)
 
 
-@native_inline
+@native_lean_inline
 def _leave(
     window: Int64Array, partials: Int64Array, arena: Int64Array, total: int, tile: int
 ) -> None:
@@ -94,7 +97,7 @@ def _leave(
     copy_block(arena, tile, window[W_EMPTY], window[W_BLOCK])
 
 
-@native_inline
+@native_lean_inline
 def _fold_rest(
     window: Int64Array, partials: Int64Array, arena: Int64Array, reals: Float64Array, at: int
 ) -> None:
@@ -114,11 +117,11 @@ def _fold_rest(
             if place < 0:
                 place += n_tiles
             if (filled >> place) & 1:
-                tile = total + (place + 1) * window[W_BLOCK]
+                tile = at + window[W_RING] + place * window[W_BLOCK]
                 merge(opcode, arena, reals, total + offset, tile + offset)
 
 
-@native_inline
+@native_lean_inline
 def _move_on(
     window: Int64Array,
     partials: Int64Array,
@@ -131,12 +134,13 @@ def _move_on(
     n_tiles = window[W_TILES]
     n_words = window[W_BLOCK]
     total = at + HEADER_WORDS
+    ring = at + window[W_RING]
     filled = arena[at + 2]
     if n_steps >= n_tiles:
         if filled != 0:
             for place in range(n_tiles):
                 if (filled >> place) & 1:
-                    copy_block(arena, total + (place + 1) * n_words, window[W_EMPTY], n_words)
+                    copy_block(arena, ring + place * n_words, window[W_EMPTY], n_words)
             copy_block(arena, total, window[W_EMPTY], n_words)
         arena[at + 1] = 0
         arena[at + 2] = 0
@@ -150,14 +154,14 @@ def _move_on(
         if (filled >> newest) & 1:
             has_left = True
             filled &= ~(1 << newest)
-            _leave(window, partials, arena, total, total + (newest + 1) * n_words)
+            _leave(window, partials, arena, total, ring + newest * n_words)
     arena[at + 1] = newest
     arena[at + 2] = filled
     if has_left and window[W_LINEAR] == 0:
         _fold_rest(window, partials, arena, reals, at)
 
 
-@native_inline
+@native_lean_inline
 def _fold_late(
     window: Int64Array,
     partials: Int64Array,
@@ -168,25 +172,25 @@ def _fold_late(
 ) -> int:
     """Fold the living tiles up to ``n_back`` tiles before the newest into the scratch block."""
     n_tiles = window[W_TILES]
-    scratch = window[W_SCRATCH]
+    scratch: int = window[W_SCRATCH]
     copy_block(arena, scratch, window[W_EMPTY], window[W_BLOCK])
     for back in range(n_tiles - 1, n_back - 1, -1):
         place = arena[at + 1] - back
         if place < 0:
             place += n_tiles
         if (arena[at + 2] >> place) & 1:
-            tile = at + HEADER_WORDS + (place + 1) * window[W_BLOCK]
+            tile = at + window[W_RING] + place * window[W_BLOCK]
             merge_block(window, partials, arena, reals, scratch, tile)
     return scratch
 
 
-@native_inline
+@native_lean_inline
 def tiles_back(start: int, time: int, hop: int) -> int:
     """How many tiles before the one that begins at ``start`` a time lies; 0 or less: none."""
     return (start - time + hop - 1) // hop
 
 
-@native_inline
+@native_lean_inline
 def read_at(
     window: Int64Array,
     partials: Int64Array,
@@ -196,7 +200,7 @@ def read_at(
     time: int,
 ) -> int:
     """Move the window to ``time`` and return where in the arena its block as of then is."""
-    at = row + window[W_AT]
+    at: int = row + window[W_AT]
     hop = window[W_HOP]
     if hop == 0:
         return at
@@ -213,27 +217,28 @@ def read_at(
     return _fold_late(window, partials, arena, reals, at, n_back)
 
 
-@native_inline
+@native_lean_inline
 def _tile_of(window: Int64Array, arena: Int64Array, at: int, time: int) -> int:
     """Find the tile of a time, marked as filled; -1 where it no longer lives."""
-    n_back = tiles_back(arena[at], time, window[W_HOP])
     place = arena[at + 1]
-    if n_back > 0:
+    if time < arena[at]:
+        n_back = tiles_back(arena[at], time, window[W_HOP])
         if n_back >= window[W_TILES]:
             return -1
         place -= n_back
         if place < 0:
             place += window[W_TILES]
     arena[at + 2] |= 1 << place
-    return at + HEADER_WORDS + (place + 1) * window[W_BLOCK]
+    tile: int = at + window[W_RING] + place * window[W_BLOCK]
+    return tile
 
 
-@native_inline
+@native_lean_inline
 def _is_finite(real: float) -> bool:
     return real - real == 0.0
 
 
-@native_inline
+@native_lean_inline
 def _update_last(partial: Int64Array, state: State, at: int, feed: Feed, i: int, tie: int) -> None:
     """Keep a value, or a position, if it comes after the one that is kept."""
     arena = state.arena
@@ -248,7 +253,7 @@ def _update_last(partial: Int64Array, state: State, at: int, feed: Feed, i: int,
         state.reals[at + 3] = feed.reals[partial[P_COLUMN_2], i]
 
 
-@native_inline
+@native_lean_inline
 def _is_usable(partial: Int64Array, feed: Feed, i: int) -> int:
     """1: to be applied; 0: null, or its condition does not hold; -1: not finite."""
     where = partial[P_WHERE]
@@ -270,7 +275,7 @@ def _is_usable(partial: Int64Array, feed: Feed, i: int) -> int:
     return 1 if is_finite else -1
 
 
-@native_inline
+@native_lean_inline
 def apply_to(
     window: Int64Array, partials: Int64Array, state: State, row: int, feed: Feed, i: int, tie: int
 ) -> int:
