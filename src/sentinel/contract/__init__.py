@@ -18,8 +18,17 @@ from sentinel.contract.fields import (
     Text,
     Timestamp,
 )
+from sentinel.contract.quarantine import (
+    Quarantine,
+    QuarantineCounts,
+    QuarantineRecord,
+    QuarantineRules,
+    UnwritablePolicy,
+    read_quarantine,
+)
 from sentinel.contract.refusal import Fault, Refusal
 from sentinel.contract.schema import ContractSchema, Field, FieldKind, FieldRole, TimeUnit
+from sentinel.contract.shares import RefusedShare, RefusedShares
 
 __all__ = [
     "Boolean",
@@ -39,10 +48,18 @@ __all__ = [
     "Float",
     "Integer",
     "Key",
+    "Quarantine",
+    "QuarantineCounts",
+    "QuarantineRecord",
+    "QuarantineRules",
     "RawBatch",
     "Refusal",
     "RefusalCode",
+    "RefusedShare",
+    "RefusedShares",
     "Text",
     "TimeUnit",
     "Timestamp",
+    "UnwritablePolicy",
+    "read_quarantine",
 ]

@@ -11,7 +11,7 @@ tests hold the two to the same verdict. The steps:
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import json
 import math
@@ -33,7 +33,7 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)",
     re.ASCII,
 )
-_EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
+_EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
 _DAY_MS, _HOUR_MS, _MINUTE_MS = 86_400_000, 3_600_000, 60_000
 
 
@@ -137,12 +137,12 @@ def _too_deep_at(text: str) -> int:
     """Return where the first bracket over the depth limit opens; -1 where none does."""
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
-        token = match[0]
-        if token in "[{":
+        bracket = match[0]
+        if bracket in {"[", "{"}:
             depth += 1
             if depth > limits.EVENT_DEPTH_MAX:
                 return match.start()
-        elif token in "]}":
+        elif bracket in {"]", "}"}:
             depth -= 1
     return -1
 
@@ -326,7 +326,7 @@ def _time_ms(text: str) -> int | None:
         return None
     year, month, day, hour, minute, second = (int(match[i]) for i in range(1, 7))
     try:
-        days = datetime.date(year, month, day).toordinal() - _EPOCH_DAY
+        days = dt.date(year, month, day).toordinal() - _EPOCH_DAY
     except ValueError:
         return None
     offset_ms = 0

@@ -56,6 +56,7 @@ from sentinel.core.native import native, native_inline
 from sentinel.core.siphash import siphash_at
 from sentinel.core.words import (
     address_of,
+    as_int,
     byte_at,
     float_of_bits,
     int_at,
@@ -78,7 +79,7 @@ PRESENT, UNRESOLVED = 0, 1
 
 @native_inline
 def _signed(flags: int, magnitude: np.uint64) -> int:
-    return -np.int64(magnitude) if flags & IS_NEGATIVE else np.int64(magnitude)
+    return -as_int(magnitude) if flags & IS_NEGATIVE else as_int(magnitude)
 
 
 @native_inline
@@ -193,7 +194,7 @@ def _find(address: int, start: int, end: int, owner: int, frame: int) -> int:
     mask = int_at(frame, frm.SLOT_MASK)
     literals = int_at(frame, frm.LITERALS)
     digest = siphash_at(address, start, end) ^ (np.uint64(owner) * tbl.OWNER_FACTOR)
-    index = np.int64(digest) & mask
+    index = as_int(digest) & mask
     while True:
         slot = int_at(frame, frm.SLOTS) + index * (8 * tbl.N_SLOT_COLUMNS)
         if int_at(slot, tbl.OWNER) < 0:
@@ -221,8 +222,8 @@ def _is_guess(address: int, position: int, end: int, name: int, rule: int) -> bo
     for offset in range(0, last, 8):
         if word_at(address, position + offset) != word_at(name, offset):
             return False
-    difference = word_at(address, position + last) ^ word_at(name, last)
-    return difference & np.uint64(int_at(rule, tbl.NAME_MASK)) == _ZERO
+    difference = as_int(word_at(address, position + last) ^ word_at(name, last))
+    return difference & int_at(rule, tbl.NAME_MASK) == 0
 
 
 @native
@@ -282,7 +283,7 @@ def _take_text(
             return position, faults | fault_bits.EMPTY_TEXT
         if n_bytes > int_at(rule, tbl.BYTES_MAX):
             return position, faults | fault_bits.TEXT_TOO_LONG
-        _store(frame, field, np.int64(siphash_at(text_address, first, last)))
+        _store(frame, field, as_int(siphash_at(text_address, first, last)))
         _store_span(frame, rule, base + first, base + last)
     elif kind == tbl.CATEGORY:
         index = _find(text_address, first, last, field + 1, frame)
@@ -336,7 +337,7 @@ def _take_value(
     """Read the value of a field into its column; return where it ends and its faults."""
     byte = byte_at(address, position)
     kind = int_at(rule, tbl.KIND)
-    is_text = kind == tbl.TEXT or kind == tbl.CATEGORY or kind == tbl.TIME_TEXT
+    is_text = kind >= tbl.TEXT
     if byte == QUOTE:
         if is_text:
             return _take_text(address, position, end, field, rule, frame)
@@ -403,11 +404,53 @@ def _look_up_field(
     return position, field, faults
 
 
+@native_inline
+def _read_member(
+    address: int, position: int, end: int, previous: int, frame: int
+) -> tuple[int, int, int]:
+    """Read a key and its value.
+
+    Parameters
+    ----------
+    position : int
+        Where the key starts, white space skipped.
+    previous : int
+        The field before it, or ``N_FIELDS``.
+
+    Returns
+    -------
+    position : int
+        After the value; negative where malformed or too deep.
+    field : int
+        The field that was taken; -1 for an unknown key and for a duplicate.
+    faults : int
+    """
+    faults = 0
+    field = int_at(int_at(frame, frm.FOLLOWING), previous)
+    after = _guess_field(address, position, end, field, frame)
+    if after < 0:
+        after, field, faults = _look_up_field(address, position, end, previous, frame)
+    position = skip_colon(address, after, end) if after >= 0 else after
+    if position < 0:
+        return position, -1, faults
+    position = skip_space(address, position, end)
+    if position >= end:
+        return MALFORMED, -1, faults
+    marks, event = int_at(frame, frm.MARKS), int_at(frame, frm.EVENT)
+    if field >= 0 and int_at(marks, field) != event:
+        put_int(marks, field, event)
+        rule = int_at(frame, frm.RULES) + field * (8 * tbl.N_COLUMNS)
+        position, fault = _take_value(address, position, end, field, rule, frame)
+        return position, field, faults | fault
+    position, fault = skip_value(address, position, end, 1, frame)
+    if field >= 0:
+        fault |= fault_bits.DUPLICATE_KEY
+    return position, -1, faults | fault
+
+
 @native
 def _read_object(address: int, position: int, end: int, frame: int) -> tuple[int, int]:
     """Read the object after its opening brace; return where it ends and its faults."""
-    marks, following = int_at(frame, frm.MARKS), int_at(frame, frm.FOLLOWING)
-    event = int_at(frame, frm.EVENT)
     n_fields = int_at(frame, frm.N_FIELDS)
     faults = 0
     n_seen = 0
@@ -417,32 +460,13 @@ def _read_object(address: int, position: int, end: int, frame: int) -> tuple[int
         return position + 1, _fill_absent(frame)
     while True:
         position = skip_space(address, position, end)
-        field = int_at(following, previous)
-        after = _guess_field(address, position, end, field, frame)
-        if after < 0:
-            after, field, fault = _look_up_field(address, position, end, previous, frame)
-            faults |= fault
-            if after < 0:
-                return after, faults
-        position = skip_colon(address, after, end)
-        if position < 0:
-            return position, faults
-        position = skip_space(address, position, end)
-        if position >= end:
-            return MALFORMED, faults
-        if field >= 0 and int_at(marks, field) != event:
-            put_int(marks, field, event)
-            n_seen += 1
-            previous = field
-            rule = int_at(frame, frm.RULES) + field * (8 * tbl.N_COLUMNS)
-            position, fault = _take_value(address, position, end, field, rule, frame)
-        else:
-            position, fault = skip_value(address, position, end, 1, frame)
-            if field >= 0:
-                fault |= fault_bits.DUPLICATE_KEY
+        position, field, fault = _read_member(address, position, end, previous, frame)
         faults |= fault
         if position < 0:
             return position, faults
+        if field >= 0:
+            n_seen += 1
+            previous = field
         position = skip_space(address, position, end)
         if position >= end:
             return MALFORMED, faults

@@ -19,6 +19,7 @@ import numpy as np
 
 from sentinel.core.native import native, native_inline
 from sentinel.core.words import (
+    as_int,
     bits_of_float,
     byte_at,
     float_of_bits,
@@ -45,10 +46,10 @@ _OVERFLOW_LEAD = len(_OVERFLOW_DIGITS) - 1
 def _power_of_five(power: int) -> int:
     """Return the upper 128 bits of 5**power, rounded as the algorithm wants it."""
     if power >= 0:
-        value = 5**power
+        value: int = 5**power
         shift = value.bit_length() - 128
         return value >> shift if shift > 0 else value << -shift
-    divisor = 5**-power
+    divisor: int = 5**-power
     n_bits = (divisor - 1).bit_length()
     if power >= -27:
         return (1 << (n_bits + 127)) // divisor + 1
@@ -64,7 +65,21 @@ _FIVES_LOW = np.array([value & (1 << 64) - 1 for value in _FIVES], dtype=np.uint
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW_9 = np.uint64(0x1FF)
 _ZERO, _ONE, _TWO, _THREE = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
+_SIGN = -(1 << 63)
 _HIDDEN = np.uint64(1 << 52)
+
+
+@native_inline
+def _read_digits(
+    address: int, position: int, end: int, magnitude: np.uint64
+) -> tuple[int, np.uint64]:
+    while position < end:
+        digit = byte_at(address, position) - 48
+        if digit < 0 or digit > 9:
+            break
+        magnitude = magnitude * _TEN + np.uint64(digit)
+        position += 1
+    return position, magnitude
 
 
 @native_inline
@@ -89,14 +104,8 @@ def read_number(address: int, start: int, end: int) -> tuple[int, int, np.uint64
     if byte_at(address, position) == ord("-"):
         flags = IS_NEGATIVE
         position += 1
-    magnitude = _ZERO
     first = position
-    while position < end:
-        digit = byte_at(address, position) - 48
-        if digit < 0 or digit > 9:
-            break
-        magnitude = magnitude * _TEN + np.uint64(digit)
-        position += 1
+    position, magnitude = _read_digits(address, position, end, _ZERO)
     n_digits = position - first
     if n_digits == 0 or (n_digits > 1 and byte_at(address, first) == 48):
         return -1, flags, magnitude, 0, 0
@@ -108,14 +117,8 @@ def read_number(address: int, start: int, end: int) -> tuple[int, int, np.uint64
     flags |= IS_FLOAT
     point = 0
     if byte == ord("."):
-        position += 1
-        fraction = position
-        while position < end:
-            digit = byte_at(address, position) - 48
-            if digit < 0 or digit > 9:
-                break
-            magnitude = magnitude * _TEN + np.uint64(digit)
-            position += 1
+        fraction = position + 1
+        position, magnitude = _read_digits(address, fraction, end, magnitude)
         point = fraction - position
         if point == 0:
             return -1, flags, magnitude, 0, 0
@@ -179,10 +182,10 @@ def overflows(address: int, start: int, end: int) -> bool:
         if digit != _OVERFLOW_DIGITS[index]:
             return bool(digit > _OVERFLOW_DIGITS[index])
         index += 1
+    n_rest = 0
     for rest in range(index, len(_OVERFLOW_DIGITS)):
-        if _OVERFLOW_DIGITS[rest] != 0:
-            return False
-    return True
+        n_rest += _OVERFLOW_DIGITS[rest]
+    return n_rest == 0
 
 
 @native_inline
@@ -218,9 +221,9 @@ def to_float(flags: int, magnitude: np.uint64, point: int) -> tuple[bool, int]:
         False where the caller must ask Python; the bits then mean nothing.
     bits : int
     """
-    sign = np.int64(-0x8000000000000000) if flags & IS_NEGATIVE else np.int64(0)
+    sign = _SIGN if flags & IS_NEGATIVE else 0
     if magnitude <= _EXACT and -22 <= point <= 22:
-        value = float(np.int64(magnitude))
+        value = float(as_int(magnitude))
         value = value / _POWERS[-point] if point < 0 else value * _POWERS[point]
         return True, bits_of_float(value) | sign
     if magnitude == _ZERO:
@@ -246,7 +249,7 @@ def _multiply(magnitude: np.uint64, point: int) -> tuple[bool, int]:
             high = high + _ONE
     if low == _ALL and (point < -27 or point > 55):
         return False, 0
-    upper = np.int64(high >> np.uint64(63))
+    upper = as_int(high >> np.uint64(63))
     shift = np.uint64(upper + 9)
     mantissa = high >> shift
     exponent = (((152170 + 65536) * point) >> 16) + 63 + upper - n_zeros + 1023
@@ -261,7 +264,7 @@ def _multiply(magnitude: np.uint64, point: int) -> tuple[bool, int]:
         exponent += 1
     if exponent >= 0x7FF:
         return False, 0
-    return True, np.int64(mantissa & ~_HIDDEN) | np.int64(exponent) << 52
+    return True, as_int(mantissa & ~_HIDDEN) | exponent << 52
 
 
 __all__ = [

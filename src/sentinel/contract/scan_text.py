@@ -20,6 +20,8 @@ from sentinel.core.words import byte_at, put_byte, trailing_zeros, word_at
 QUOTE = ord('"')
 BACKSLASH = ord("\\")
 
+_SHORT_ESCAPES = (34, 92, 47, 98, 102, 110, 114, 116)  # " \ / b f n r t
+
 _ONES = np.uint64(0x0101010101010101)
 _HIGHS = np.uint64(0x8080808080808080)
 _QUOTES = np.uint64(QUOTE * 0x0101010101010101)
@@ -109,17 +111,7 @@ def _escape_length(address: int, position: int, end: int) -> int:
     byte = byte_at(address, position + 1)
     if byte == ord("u"):
         return 6 if position + 6 <= end and hexadecimal_4(address, position + 2) >= 0 else 0
-    known = (
-        byte == QUOTE
-        or byte == BACKSLASH
-        or byte == ord("/")
-        or byte == ord("b")
-        or byte == ord("f")
-        or byte == ord("n")
-        or byte == ord("r")
-        or byte == ord("t")
-    )
-    return 2 if known else 0
+    return 2 if byte in _SHORT_ESCAPES else 0
 
 
 @native
@@ -197,9 +189,7 @@ def _short_escape(byte: int) -> int:
 
 
 @native
-def resolve_escapes(
-    address: int, start: int, close: int, target: int, at: int
-) -> tuple[int, bool]:
+def resolve_escapes(address: int, start: int, close: int, target: int, at: int) -> tuple[int, bool]:
     """Write a checked string without its escapes.
 
     Parameters

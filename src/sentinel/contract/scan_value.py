@@ -19,12 +19,13 @@ from sentinel.contract.scan_text import QUOTE, resolve_escapes, scan_string
 from sentinel.contract.tables import OWNER_FACTOR
 from sentinel.core.native import native, native_inline
 from sentinel.core.siphash import siphash_at
-from sentinel.core.words import byte_at, int_at, put_int
+from sentinel.core.words import as_int, byte_at, int_at, put_int
 
 # Returned in place of a position.
 MALFORMED = -1
 TOO_DEEP = -2
 
+_WHITE_SPACE = 1 << 32 | 1 << 13 | 1 << 10 | 1 << 9
 _TRUE = int.from_bytes(b"true", "little")
 _FALSE = int.from_bytes(b"false", "little")
 _NULL = int.from_bytes(b"null", "little")
@@ -40,7 +41,7 @@ def skip_space(address: int, position: int, end: int) -> int:
     """Return the position of the next byte that is not white space of RFC 8259."""
     while position < end:
         byte = byte_at(address, position)
-        if byte > 32 or (byte != 32 and byte != 10 and byte != 13 and byte != 9):
+        if byte > 32 or _WHITE_SPACE >> byte & 1 == 0:
             break
         position += 1
     return position
@@ -111,9 +112,7 @@ def _skip_scalar(address: int, position: int, end: int, frame: int) -> tuple[int
 
 
 @native
-def read_key(
-    address: int, position: int, end: int, frame: int
-) -> tuple[int, int, int, int, bool]:
+def read_key(address: int, position: int, end: int, frame: int) -> tuple[int, int, int, int, bool]:
     """Read a key; resolve its escapes behind the kept texts where it has any.
 
     Returns
@@ -150,7 +149,7 @@ def note_key(address: int, start: int, end: int, frame: int, brace: int) -> None
     """Keep the hash of a key that is no field, with the object that it stands in."""
     digest = siphash_at(address, start, end) ^ (np.uint64(brace + 1) * OWNER_FACTOR)
     n_keys = int_at(frame, frm.N_KEYS)
-    put_int(int_at(frame, frm.KEYS), n_keys, np.int64(digest))
+    put_int(int_at(frame, frm.KEYS), n_keys, as_int(digest))
     put_int(frame, frm.N_KEYS, n_keys + 1)
 
 
@@ -169,9 +168,7 @@ def _skip_key(address: int, position: int, end: int, frame: int, brace: int) -> 
 
 
 @native
-def skip_value(
-    address: int, position: int, end: int, depth: int, frame: int
-) -> tuple[int, int]:
+def skip_value(address: int, position: int, end: int, depth: int, frame: int) -> tuple[int, int]:
     """Read one JSON value of any kind and depth.
 
     Parameters
@@ -265,17 +262,17 @@ def has_duplicates(frame: int) -> bool:
         shift = np.uint64(8 * digit)
         counts[:] = 0
         for i in range(n_keys):
-            bucket = np.int64(np.uint64(int_at(source, i)) >> shift & _LOW_BYTE)
+            bucket = as_int(np.uint64(int_at(source, i)) >> shift & _LOW_BYTE)
             counts[bucket + 1] += 1
         for i in range(256):
             counts[i + 1] += counts[i]
         for i in range(n_keys):
             value = int_at(source, i)
-            bucket = np.int64(np.uint64(value) >> shift & _LOW_BYTE)
+            bucket = as_int(np.uint64(value) >> shift & _LOW_BYTE)
             put_int(target, counts[bucket], value)
             counts[bucket] += 1
         source, target = target, source
+    n_equal = 0
     for i in range(1, n_keys):
-        if int_at(source, i) == int_at(source, i - 1):
-            return True
-    return False
+        n_equal += int_at(source, i) == int_at(source, i - 1)
+    return n_equal > 0

@@ -448,9 +448,8 @@ class _ContractData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 def _field_from(item: _FieldData, contract: str) -> Field:
     def bound(value: float | None) -> float | None:
         exact = limits.FLOAT_EXACT_INTEGER_MAX
-        if item.kind is FieldKind.FLOAT and type(value) is int and abs(value) <= exact:
-            return float(value)
-        return value
+        is_float = item.kind is FieldKind.FLOAT and value is not None
+        return float(value or 0) if is_float and abs(value or 0) <= exact else value
 
     return Field(
         name=item.name,

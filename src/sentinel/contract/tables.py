@@ -17,7 +17,8 @@ from sentinel.contract.schema import ContractSchema, Field, FieldKind, FieldRole
 from sentinel.core.siphash import siphash
 
 # What the kernel does with a value: the columns' kinds, with time split by how it is written.
-TEXT, INTEGER, DECIMAL, FLOAT, BOOLEAN, CATEGORY, TIME_MS, TIME_S, TIME_TEXT = range(9)
+# Those from TEXT on are JSON strings.
+INTEGER, DECIMAL, FLOAT, BOOLEAN, TIME_MS, TIME_S, TEXT, CATEGORY, TIME_TEXT = range(9)
 
 # Columns of ``rules``.
 (

@@ -50,6 +50,18 @@ DECIMAL_MINOR_MAX = FLOAT_EXACT_INTEGER_MAX
 EXPLAINED_BYTES_MAX = 64 * 1024
 # A person reads a few faults, not thousands.
 FAULTS_PER_EVENT_MAX = 16
+# Quarantine: 32 segments of 32 MB are 1 GB at most, and an hour of quiet is one file.
+QUARANTINE_SEGMENT_BYTES_MAX = 32 << 20
+QUARANTINE_SEGMENT_AGE_MS_MAX = 3_600_000
+QUARANTINE_SEGMENTS_MAX = 32
+# Of each refusal code a minute; a thousand examples tell what is wrong, a million tell no more.
+QUARANTINE_KEPT_PER_MINUTE_MAX = 1000
+QUARANTINE_SAMPLE_EVERY = 100
+# The refused share of a source is that of the last minute, of at least so many events.
+SHARE_WINDOW_S = 60
+SHARE_READ_MIN = 20
+# Names of sources come from configuration; this bounds a mistake there.
+SHARE_SOURCES_MAX = 256
 
 # --- data -------------------------------------------------------------------------------------
 # One read of an event file: large enough to hide the call, small enough to stay in the cache.

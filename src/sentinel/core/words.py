@@ -109,6 +109,14 @@ def _high_product(typing_context, left, right):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def _as_int(typing_context, word):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return arguments[0]
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
 def _float_of_bits(typing_context, bits):  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.bitcast(arguments[0], ir.DoubleType())
@@ -142,6 +150,8 @@ leading_zeros = cast("Callable[[np.uint64], int]", _leading_zeros)
 """Count the zero bits above the highest one; 64 for zero."""
 high_product = cast("Callable[[np.uint64, np.uint64], np.uint64]", _high_product)
 """Return the upper 64 bits of the 128-bit product."""
+as_int = cast("Callable[[np.uint64], int]", _as_int)
+"""Read the bits of a word as an int64."""
 float_of_bits = cast("Callable[[int], float]", _float_of_bits)
 """Read an int64 as the float64 with the same bits."""
 bits_of_float = cast("Callable[[float], int]", _bits_of_float)
@@ -149,6 +159,7 @@ bits_of_float = cast("Callable[[float], int]", _bits_of_float)
 
 __all__ = [
     "address_of",
+    "as_int",
     "bits_of_float",
     "byte_at",
     "float_of_bits",
