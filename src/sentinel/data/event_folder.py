@@ -13,6 +13,7 @@ The manifest is written last and removed first: with it the folder is whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -138,7 +139,9 @@ class FolderWriter:
         trace: TracebackType | None,
     ) -> None:
         for file in self._files.values():
-            file.close()
+            # What could not be flushed is thrown away here anyhow.
+            with contextlib.suppress(OSError):
+                file.close()
             Path(file.name).unlink(missing_ok=True)
         self._files = {}
 

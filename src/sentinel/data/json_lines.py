@@ -23,6 +23,7 @@ ByteArray = npt.NDArray[np.uint8]
 
 # An int64 has at most 19 digits; a sign and a point come on top.
 _NUMBER_BYTES_MAX = 21
+_DIGITS_MAX = 18
 # Rows written at a time: the output of one turn stays a few megabytes.
 _ROWS_A_TURN = 1 << 14
 _INT64_MAX = (1 << 63) - 1
@@ -48,7 +49,7 @@ class LineField:
     form : Form
         How the int64 is written.
     digits : int
-        ``FIXED``: digits after the point, 0 to 18. ``KEY``: least digits, padded with zeros.
+        0 to 18. ``FIXED``: digits after the point. ``KEY``: least digits, padded with zeros.
     literals : tuple of bytes
         ``LITERAL``: JSON by index. ``KEY``: one text, the prefix (plain, without quotes).
     """
@@ -110,6 +111,8 @@ class LineEncoder:
 
     def __init__(self, fields: Sequence[LineField]) -> None:
         self.fields = tuple(fields)
+        if any(not 0 <= field.digits <= _DIGITS_MAX for field in self.fields):
+            raise ValueError(f"digits: expected 0 to {_DIGITS_MAX}")
         text = bytearray()
         spans: list[tuple[int, int]] = []
         table: list[tuple[int, int, int, int]] = []

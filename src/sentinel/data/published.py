@@ -161,6 +161,8 @@ def _read_file(path: Path, columns: Sequence[Column]) -> pa.Table:
 
     try:
         table = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path, columns)
+        # Arrow trusts what it reads; offsets and texts are checked before anything uses them.
+        table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         raise _damaged(str(path), "a whole Parquet or CSV file", _first_line(error)) from error
     missing = [column.name for column in columns if column.name not in table.column_names]
