@@ -135,7 +135,7 @@ def _read(handle: int, name: str, *, n_bytes_max: int) -> bytes:
         file = os.open(name, _OPEN_FILE, dir_fd=handle)
     except OSError as error:
         raise _structure(name, "a file", error.strerror or error) from error
-    with os.fdopen(file, "rb", buffering=0) as stream:
+    try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise _structure(name, "a regular file", stat.filemode(status.st_mode))
@@ -143,10 +143,23 @@ def _read(handle: int, name: str, *, n_bytes_max: int) -> bytes:
             raise _structure(name, "one name for one file", f"{status.st_nlink} hard links")
         if status.st_size > n_bytes_max:
             raise _corrupt(name, f"at most {n_bytes_max} bytes", status.st_size)
-        parts, n_left = [], n_bytes_max + 1
-        while n_left > 0 and (part := stream.read(n_left)):
-            parts.append(part)
-            n_left -= len(part)
+        return _read_open(file, n_bytes_max + 1)
+    except OSError as error:
+        raise SentinelError(
+            ErrorCode.FILE_UNREADABLE,
+            at=name,
+            expected="a file that can be read",
+            got=error.strerror or error,
+        ) from error
+    finally:
+        os.close(file)
+
+
+def _read_open(file: int, n_bytes_max: int) -> bytes:
+    parts, n_left = [], n_bytes_max
+    while n_left > 0 and (part := os.read(file, n_left)):
+        parts.append(part)
+        n_left -= len(part)
     return b"".join(parts)
 
 
