@@ -29,6 +29,7 @@ Feedback = Annotated[
 ]
 # Refusals shown whole; the rest are counted.
 _SHOWN_MAX = 5
+_FAULTS_SHOWN_MAX = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -112,7 +113,7 @@ def check(
                 [
                     (number(refusal.position + 1), fault.path, fault.expected, fault.got)
                     for refusal in result.first
-                    for fault in refusal.faults
+                    for fault in refusal.faults[:_FAULTS_SHOWN_MAX]
                 ],
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sentinel.cli import options
+from sentinel.cli.contract import load_schema
 from sentinel.cli.output import Output, pairs
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
@@ -26,6 +28,8 @@ PROJECT_FILES = {
     ".github/workflows/check.yml": "check.yml",
     ".gitignore": "gitignore",
 }
+# Made from the pipeline: the contract as it was last reviewed.
+CONTRACT_FILE = "contract.json"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _NAME_CHARACTERS_MAX = 40
 
@@ -109,7 +113,9 @@ def write_project(project: Path, name: str) -> list[str]:
         path = project / target
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, Template(text).substitute(name=name).encode())
-    return list(PROJECT_FILES)
+    schema = load_schema(project / "pipeline.py", feedback=False)
+    write_atomically(project / CONTRACT_FILE, json.dumps(schema.to_data()).encode() + b"\n")
+    return [*PROJECT_FILES, CONTRACT_FILE]
 
 
 def _is_empty_folder(path: Path) -> bool:

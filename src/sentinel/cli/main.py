@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 import sentinel
-from sentinel.cli import config, contract, data, init, options, release, simulate
+from sentinel.cli import (
+    config,
+    contract,
+    data,
+    init,
+    options,
+    release,
+    replay,
+    simulate,
+    status,
+)
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import write_line
@@ -45,7 +55,7 @@ def root(
     """From an event stream to a decision people can trust."""
 
 
-for command in (simulate, data, contract, release, config, init):
+for command in (simulate, data, contract, release, replay, status, config, init):
     command.register(app)
 
 

@@ -18,7 +18,6 @@ from sentinel.core.errors import shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
 # Tables are made to be read at this width; a wider terminal does not stretch them.
 WIDTH_COLUMNS = 100
@@ -131,20 +130,19 @@ def write_line(line: str) -> None:
         raise StdoutClosedError from error
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Make a table; numbers stand on the right, everything else on the left."""
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
+    """Make a table under a title; numbers stand on the right, everything else on the left."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     lines = [[cell if isinstance(cell, Text) else _cell(cell) for cell in row] for row in rows]
     made = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD if any(header) else box.SIMPLE,
+        box=box.SIMPLE_HEAD if any(header) else None,
         show_header=any(header),
-        pad_edge=False,
+        pad_edge=True,
+        padding=(0, 1),
     )
     for index, name in enumerate(header):
         is_number = bool(lines) and all(
@@ -153,10 +151,10 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         made.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for line in lines:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in line))
-    return made
+    return Group(Text(title, style="bold"), made, Text("")) if title else made
 
 
-def pairs(title: str, rows: Mapping[str, object]) -> Table:
+def pairs(title: str, rows: Mapping[str, object]) -> RenderableType:
     """Make a table of names and values without a header."""
     from rich.text import Text
 

@@ -16,7 +16,7 @@ from sentinel.cli.output import Output, number, pairs, table
 from sentinel.core.errors import SentinelError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from sentinel.release import GateResult, LoadedRelease, Role, Trust
 
@@ -246,7 +246,7 @@ def find_releases(folder: Path) -> list[Path]:
     return [path for path in found if (path / "model.onnx").exists()][:_LISTED_MAX]
 
 
-def gates_table(gates: Sequence[GateResult]) -> Table:
+def gates_table(gates: Sequence[GateResult]) -> RenderableType:
     """Show the gates; what failed stands first."""
     from rich.text import Text
 
@@ -263,7 +263,7 @@ def gates_table(gates: Sequence[GateResult]) -> Table:
     return table("Gates", ["", "gate", "measured", "limit", "looked at"], rows)
 
 
-def evaluation_table(metrics: dict[str, dict[str, float]]) -> Table:
+def evaluation_table(metrics: dict[str, dict[str, float]]) -> RenderableType:
     """Show both models on the later part, side by side."""
     models = list(metrics)
     names = list(dict.fromkeys(name for model in models for name in metrics[model]))
@@ -321,7 +321,7 @@ def _facts(loaded: LoadedRelease) -> dict[str, object]:
     }
 
 
-def _statements_table(loaded: LoadedRelease) -> Table:
+def _statements_table(loaded: LoadedRelease) -> RenderableType:
     rows = [
         (str(each.role), each.person, instant(each.issued_at_ms), instant(each.expires_at_ms))
         for each in loaded.judgement.statements.values()

@@ -42,36 +42,47 @@ class RefusalValve:
 class DecisionValve:
     """A decision log that does not get the batches of this run that it has already.
 
-    Parameters
-    ----------
-    inner : DecisionLog
-        Where the others go. It may hold records of other runs.
+    The log names what ran the model, which only the scorer knows; and the scorer wants its sinks
+    when it is made. So the log is attached after it.
     """
 
-    def __init__(self, inner: DecisionLog) -> None:
-        self._inner = inner
+    def __init__(self) -> None:
+        self._log: DecisionLog | None = None
         self._n_to_drop = 0
-        self.n_before = self._n_kept()
+        self.n_before = 0
+
+    def attach(self, log: DecisionLog) -> None:
+        """Say where decisions go; the log may hold records of other runs."""
+        self._log = log
+        self.n_before = _n_kept(log)
 
     def skip(self, *, n_before: int) -> None:
         """Drop as many records as the log has got since it held ``n_before``."""
         self.n_before = n_before
-        self._n_to_drop = max(self._n_kept() - n_before, 0)
+        self._n_to_drop = max(_n_kept(self.attached) - n_before, 0)
 
     def append(self, records: LogRecords) -> None:
         """Keep a batch that was not kept before; raises when it cannot."""
         if records.n_records <= self._n_to_drop:
             self._n_to_drop -= records.n_records
             return
-        self._inner.append(records)
+        self.attached.append(records)
 
     def flush(self) -> bool:
         """Wait until everything is in segments; False when the disk did not take it in time."""
-        return self._inner.flush()
+        return self.attached.flush()
 
-    def _n_kept(self) -> int:
-        counts = self._inner.counts()
-        return counts.written + counts.spilled + counts.dropped + counts.queued
+    @property
+    def attached(self) -> DecisionLog:
+        """The log."""
+        if self._log is None:
+            raise AssertionError("a decision log is attached before anything is decided")
+        return self._log
+
+
+def _n_kept(log: DecisionLog) -> int:
+    counts = log.counts()
+    return counts.written + counts.spilled + counts.dropped + counts.queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

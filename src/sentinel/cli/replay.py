@@ -1,0 +1,304 @@
+"""``sentinel replay``: carry a file of events through a release and say what became of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sentinel.cli import config, options
+from sentinel.cli.exits import ExitCode
+from sentinel.cli.output import Advance, Output, duration_ms, number, pairs, table
+from sentinel.cli.session import Session, SessionPlan, open_session
+from sentinel.cli.status import status_of, status_panel
+from sentinel.core.errors import ErrorCode, SentinelError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sentinel.monitoring import DriftReport
+    from sentinel.streaming import FileJob, FileProgress, FileReport, Watchers
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=options.examples(
+            "sentinel replay my-release --trust trust.toml --events events.ndjson "
+            "--feedback feedback.ndjson",
+            "sentinel replay my-release --unapproved --events e.ndjson --decisions out.ndjson",
+            "sentinel replay my-release --unapproved --events e.ndjson --from 2025-02-17",
+            "sentinel replay my-release --unapproved --events e.ndjson --decisions out.ndjson "
+            "--resume",
+        ),
+    )(replay)
+
+
+def replay(  # noqa: PLR0913 -- one parameter a flag
+    folder: options.ReleaseFolder,
+    *,
+    events: options.EventsPath,
+    feedback: options.FeedbackPath = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option("--decisions", help="Write decisions there, one JSON object a line."),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="Keep a decision log (Parquet) in this folder."),
+    ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option("--quarantine", help="Folder for refused events; see quarantine_folder."),
+    ] = None,
+    first: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="POSITION|TIME",
+            help="First event to decide: a line number from 0, or an event time such as "
+            "2025-02-17. Events before it are learned from, not decided.",
+        ),
+    ] = "0",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue an interrupted run; needs --decisions."),
+    ] = False,
+    batch_events: Annotated[
+        int | None, typer.Option("--batch-events", help="Events that are scored together.")
+    ] = None,
+    trust: options.TrustFile = None,
+    unapproved: options.Unapproved = False,
+    config_file: options.ConfigFile = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Replay a file of events through a release, exactly as it would have decided live.
+
+    Two runs give the same decisions, byte for byte. Ctrl-C ends it after the batch that it is in:
+    what was written until then is good, and --resume continues there. At the end every event read
+    is accounted for: decided, held, quarantined or deduplicated.
+    """
+    settings = config.load({"batch_events": batch_events}, file=config_file).value
+    job = _job(events, feedback, decisions, first, settings.batch_events, resume)
+    plan = SessionPlan(
+        folder=folder,
+        trust=trust,
+        allow_unapproved=unapproved,
+        quarantine=quarantine or Path(settings.quarantine_folder),
+        log=log,
+    )
+    output = Output(as_json=as_json)
+    with open_session(plan, settings) as session:
+        report = run_job(session, job, output, title=f"replaying {events.name}")
+        output.document(report_data(session, report))
+        output.show(*report_page(session, report), status_panel(status_of(session)))
+        is_healthy = session.scorer.status().health == "healthy"
+    for note in report.notes:
+        output.note(f"{events.name}: {note}")
+    if report.is_interrupted:
+        how = "the same command with --resume continues" if decisions else "run it again"
+        output.note(f"Interrupted before line {report.next_position:,}; {how}.")
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK if is_healthy and not report.counts.held else ExitCode.DEGRADED
+
+
+def run_job(
+    session: Session,
+    job: FileJob,
+    output: Output,
+    *,
+    title: str,
+    watchers: Watchers | None = None,
+) -> FileReport:
+    """Carry a file through a session, with a progress bar and a graceful Ctrl-C."""
+    from dataclasses import replace
+
+    from sentinel.streaming import FileWorker, Watchers
+
+    n_bytes = job.events.stat().st_size if job.events.is_file() else 0
+    with _graceful() as stop, output.progress(title, total=n_bytes) as advance:
+        shown = replace(watchers or Watchers(), on_progress=lambda done: _advance(advance, done))
+        worker = FileWorker(session.scorer, job, valves=session.valves, watchers=shown, stop=stop)
+        return worker.run()
+
+
+def report_data(session: Session, report: FileReport) -> dict[str, object]:
+    """Give what a run came to as plain data."""
+    counts = report.counts
+    drift = _latest_drift(session)
+    return {
+        "release": session.loaded.manifest.label,
+        "standing": str(session.loaded.standing),
+        "history": report.n_history,
+        "read": counts.read,
+        "decided": counts.decided,
+        "held": counts.held,
+        "quarantined": counts.quarantined,
+        "deduplicated": counts.deduplicated,
+        "late": counts.late,
+        "feedback_read": counts.feedback_read,
+        "refused": report.refused,
+        "outcomes": report.outcomes,
+        "served_by": report.served_by,
+        "reasons": report.reasons,
+        "seconds": report.seconds,
+        "events_per_s": report.events_per_s,
+        "p50_s": report.latency.quantile(0.5),
+        "p99_s": report.latency.quantile(0.99),
+        "stages": {stage.stage: stage.share for stage in session.scorer.timer.report()},
+        "drift": None if drift is None else drift.prediction_score,
+        "drift_alarms": [] if drift is None else [alarm.name for alarm in drift.alarms],
+        "interrupted": report.is_interrupted,
+        "next_position": report.next_position,
+    }
+
+
+def report_page(session: Session, report: FileReport) -> list[RenderableType]:
+    """Show what a run came to."""
+    counts = report.counts
+    facts: dict[str, object] = {
+        "release": f"{session.loaded.manifest.label}, {session.loaded.standing}",
+    }
+    if report.n_history:
+        facts["history"] = f"{report.n_history:,} events learned from, not decided"
+    facts |= {
+        "read": counts.read,
+        "decided": counts.decided,
+        "held": counts.held,
+        "quarantined": counts.quarantined,
+        "deduplicated": counts.deduplicated,
+        "feedback": f"{counts.feedback_read:,} read, {counts.feedback_quarantined:,} refused",
+        "speed": f"{report.events_per_s:,.0f} events/s over {report.seconds:.1f} s",
+        "latency": f"p50 {duration_ms(report.latency.quantile(0.5))}, "
+        f"p99 {duration_ms(report.latency.quantile(0.99))} a batch",
+        "stages": ", ".join(
+            f"{stage.stage} {stage.share:.0%}" for stage in session.scorer.timer.report()
+        ),
+        "drift": _drift_line(_latest_drift(session)),
+    }
+    page = [pairs("Replay", facts), _decisions_table(report)]
+    if report.refused:
+        page.append(table("Refused", ["reason", "events"], list(report.refused.items())))
+    return page
+
+
+def _decisions_table(report: FileReport) -> RenderableType:
+    total = max(sum(report.outcomes.values()), 1)
+    rows: list[tuple[str, str, object, str]] = []
+    for what, counted in (
+        ("outcome", report.outcomes),
+        ("served by", report.served_by),
+        ("reason", report.reasons),
+    ):
+        rows += [(what, name, n, f"{n / total:.2%}") for name, n in counted.items()]
+    return table("Decisions", ["", "", "events", "share"], rows)
+
+
+def _drift_line(drift: DriftReport | None) -> str:
+    if drift is None:
+        return "no window closed yet"
+    alarms = ", ".join(f"{alarm.name} ({alarm.verdict})" for alarm in drift.alarms)
+    return f"{drift.prediction_score:.3f} in the last window; alarms: {alarms or 'none'}"
+
+
+def _latest_drift(session: Session) -> DriftReport | None:
+    return None if session.scorer.drift is None else session.scorer.drift.latest
+
+
+def _job(
+    events: Path,
+    feedback: Path | None,
+    decisions: Path | None,
+    first: str,
+    n_events_batch: int,
+    resume: bool,
+) -> FileJob:
+    from sentinel.streaming import FileJob
+
+    if resume and decisions is None:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--resume",
+            expected="--decisions, the file that was being written",
+            got="none",
+        )
+    position, from_ms = first_decided(first)
+    return FileJob(
+        events=events,
+        feedback=feedback,
+        decisions=decisions,
+        first_decided=position,
+        first_decided_ms=from_ms,
+        n_events_batch=n_events_batch,
+        resume=resume,
+    )
+
+
+def first_decided(text: str) -> tuple[int, int | None]:
+    """Read a line number, or an instant (UTC where it does not say).
+
+    Raises
+    ------
+    SentinelError
+        ``usage-invalid``.
+
+    Examples
+    --------
+    >>> first_decided("1000"), first_decided("1970-01-02")
+    ((1000, None), (0, 86400000))
+    """
+    if text.isascii() and text.isdecimal() and len(text) <= 15:
+        return int(text), None
+    try:
+        moment = dt.datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        return 0, round(moment.timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--from",
+            expected="a line number, or a time such as 2025-02-17 or 2025-02-17T12:00:00Z",
+            got=text,
+        ) from error
+
+
+@contextmanager
+def _graceful() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C or SIGTERM end the work after its batch, and the second one at once."""
+    stop = threading.Event()
+
+    def on_signal(signal_number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _advance(advance: Advance, done: FileProgress) -> None:
+    note = f"{done.counts.read + done.n_history:,} events"
+    advance(done.n_bytes_read, note)
+
+
+def shown_share(part: int, whole: int) -> str:
+    """Show a share of a count.
+
+    Examples
+    --------
+    >>> shown_share(1, 4), shown_share(0, 0)
+    ('25.0 %', '–')
+    """
+    return f"{number(100 * part / whole, digits=1)} %" if whole else "–"

@@ -1,0 +1,146 @@
+"""A release opened for work: scorer, quarantine, decision log, metrics, with one way to close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentinel.cli.release import load_trust, now_ms
+
+if TYPE_CHECKING:
+    from sentinel.contract import Quarantine
+    from sentinel.core.configuration import Configuration
+    from sentinel.monitoring import DecisionLog, Metrics
+    from sentinel.release import LoadedRelease
+    from sentinel.scoring import Scorer
+    from sentinel.streaming import Valves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """What is to be opened, and where things go.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the release.
+    trust : Path or None
+    allow_unapproved : bool
+    quarantine : Path
+    log : Path or None
+        Folder of the decision log; None: no log.
+    """
+
+    folder: Path
+    trust: Path | None
+    allow_unapproved: bool
+    quarantine: Path
+    log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A release at work.
+
+    Attributes
+    ----------
+    loaded : LoadedRelease
+    scorer : Scorer
+        With the clock of a replay: the same decisions every time.
+    metrics : Metrics
+    quarantine : Quarantine
+    log : DecisionLog or None
+    valves : Valves
+        The scorer's sinks.
+    """
+
+    loaded: LoadedRelease
+    scorer: Scorer
+    metrics: Metrics
+    quarantine: Quarantine
+    log: DecisionLog | None
+    valves: Valves
+
+
+@contextmanager
+def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Session]:
+    """Verify and load a release and open everything around it; all is closed at the end.
+
+    Raises
+    ------
+    SentinelError
+        What loading, the quarantine and the decision log raise.
+    """
+    from sentinel.contract import Quarantine
+    from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
+    from sentinel.release import load_release
+    from sentinel.scoring import ReplayClock, Sinks
+    from sentinel.streaming import DecisionValve, RefusalValve, Valves
+
+    loaded = load_release(
+        plan.folder,
+        load_trust(plan.trust),
+        now_ms=now_ms(),
+        allow_unapproved=plan.allow_unapproved,
+    )
+    with ExitStack() as stack:
+        quarantine = stack.enter_context(Quarantine(plan.quarantine))
+        metrics = Metrics(with_process=False)
+        decisions = DecisionValve() if plan.log is not None else None
+        valves = Valves(refusals=RefusalValve(quarantine), log=decisions)
+        sinks = Sinks(refusals=valves.refusals or quarantine, decisions=decisions, metrics=metrics)
+        scorer = loaded.open_scorer(sinks, clock=ReplayClock())
+        stack.callback(scorer.close)
+        if loaded.parts.reference is not None:
+            settings = DriftSettings.from_configuration(configuration)
+            scorer.drift = DriftMonitor(loaded.parts.reference, settings)
+        log = None
+        if plan.log is not None and decisions is not None:
+            log = stack.enter_context(_open_log(plan.log, loaded, scorer, configuration))
+            decisions.attach(log)
+        yield Session(
+            loaded=loaded,
+            scorer=scorer,
+            metrics=metrics,
+            quarantine=quarantine,
+            log=log,
+            valves=valves,
+        )
+
+
+def _open_log(
+    folder: Path, loaded: LoadedRelease, scorer: Scorer, configuration: Configuration
+) -> DecisionLog:
+    from sentinel.environment import read_environment
+    from sentinel.monitoring import DecisionLog, LogContext, LogSettings
+    from sentinel.scoring import Outcome, Reason, ServedBy, code_names
+
+    policy = loaded.parts.policy
+    numbers = policy.thresholds().ravel().tolist()
+    names = ("review_above", "decline_above", "fallback_review_above", "fallback_decline_above")
+    context = LogContext(
+        release=loaded.manifest.label,
+        release_digest=loaded.digest,
+        environment_digest=read_environment().digest,
+        execution_provider=scorer.execution_provider,
+        thresholds=dict(zip(names, numbers, strict=True)),
+        feature_names=loaded.parts.plan.names,
+        contract_hash=loaded.events.schema_hash,
+        outcomes=code_names(Outcome),
+        served_by=code_names(ServedBy),
+        reasons=code_names(Reason),
+    )
+    spill = configuration.decision_log_spill_folder
+    settings = LogSettings(
+        policy=policy.decision_log,
+        queue_records_max=configuration.decision_log_queue_records,
+        segment_records_max=configuration.decision_log_segment_records,
+        segment_s_max=configuration.decision_log_segment_s,
+        wait_s_max=configuration.decision_log_wait_s,
+        spill_folder=Path(spill) if spill else None,
+        spill_bytes_max=configuration.decision_log_spill_bytes,
+    )
+    return DecisionLog(folder, context, settings)
