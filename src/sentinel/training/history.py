@@ -1,0 +1,201 @@
+"""The log of what happened, replayed: feature vectors, and the verdicts as they came in.
+
+Training never computes a feature itself. Both logs go through the engine that serves, so a vector
+here is the vector that the live system would have scored, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.contract import ContractSchema, FieldKind, FieldRole, RawBatch
+from sentinel.contract.decoder import Decoder
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.data import EventFile
+from sentinel.features import FeatureSet, compile_plan, known_at
+from sentinel.features.replay import Replayed, replay
+from sentinel.release.pipeline import Pipeline
+from sentinel.training.boosted import OnProgress, no_progress
+from sentinel.training.labels import Labels, Verdicts, join_labels
+
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+_BATCH_EVENTS = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A log and its verdicts, ready to be split in any way; row ``i`` is one event.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+    features : FeatureSet
+        As replayed.
+    replayed : Replayed
+    verdicts : Verdicts
+    entity : str
+        Field whose values are looked at as one: the card.
+    amount : str
+        Decimal field that costs are taken from; empty where the contract has none.
+    """
+
+    pipeline: Pipeline
+    features: FeatureSet
+    replayed: Replayed
+    verdicts: Verdicts
+    entity: str
+    amount: str
+
+    @property
+    def entities(self) -> Int64Array:
+        """Hashed keys of the cards."""
+        return self.replayed.columns[self.entity]
+
+    @property
+    def amounts(self) -> Float64Array | None:
+        """Amounts in major units, or None."""
+        if not self.amount:
+            return None
+        scale = self.features.events.field(self.amount).scale
+        return self.replayed.columns[self.amount] / 10.0**scale
+
+    def labels(self, known_by_ms: int) -> Labels:
+        """Return what was known of each event at an instant, as the pipeline declares it."""
+        label = self.pipeline.label
+        return join_labels(
+            self.replayed.event_ids,
+            self.replayed.times_ms,
+            self.verdicts,
+            known_by_ms=known_by_ms,
+            assume_genuine_after_ms=label.delay_ms if label.unlabelled == "genuine" else None,
+        )
+
+    @property
+    def known_until_ms(self) -> int:
+        """The latest instant that either log speaks of."""
+        times = self.replayed.times_ms.max(initial=0)
+        return int(max(times, self.verdicts.known_at_ms.max(initial=0)))
+
+
+def read_history(
+    pipeline: Pipeline,
+    events: Path,
+    feedback: Path,
+    *,
+    on_progress: OnProgress = no_progress,
+) -> History:
+    """Replay an event log and its verdicts.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    events, feedback : Path
+        Event files (see :class:`~sentinel.data.EventFile`), in order of arrival.
+    on_progress : callable
+        Called after each batch, with bytes.
+
+    Returns
+    -------
+    History
+        Memory is linear in the events: 5 bytes a feature and about 60 a row.
+
+    Raises
+    ------
+    SentinelError
+        ``training-split-empty`` when no event, or no verdict, was accepted; what reading a file
+        and replaying raise.
+    """
+    features = pipeline.features
+    entity, amount = card_field(pipeline), amount_field(features.events)
+    verdicts = read_verdicts(pipeline, feedback, on_progress=on_progress)
+    replayed = replay(
+        compile_plan(features),
+        shown(EventFile(events), "replay", on_progress),
+        EventFile(feedback).batches(_BATCH_EVENTS),
+        keep=[name for name in (entity, amount) if name],
+    )
+    for what, path, n_rows, n_refused in (
+        ("events", events, replayed.n_rows, replayed.n_refused),
+        ("verdicts", feedback, len(verdicts.events), replayed.n_feedback_refused),
+    ):
+        if not n_rows:
+            raise SentinelError(
+                ErrorCode.TRAINING_SPLIT_EMPTY,
+                at=str(path),
+                expected=f"{what} that the contract accepts",
+                got=f"none, and {n_refused} refused",
+            )
+    return History(
+        pipeline=pipeline,
+        features=features,
+        replayed=replayed,
+        verdicts=verdicts,
+        entity=entity,
+        amount=amount,
+    )
+
+
+def read_verdicts(
+    pipeline: Pipeline, path: Path, *, on_progress: OnProgress = no_progress
+) -> Verdicts:
+    """Read the verdict feed as columns; refused verdicts are left to replay to count."""
+    schema, label = pipeline.features.feedback, pipeline.label
+    if schema is None:
+        raise SentinelError(
+            ErrorCode.PIPELINE_INVALID, at="features.feedback", expected="a contract", got="none"
+        )
+    decoder = Decoder(schema)
+    events, positive, known = [], [], []
+    for raw in shown(EventFile(path), "verdicts", on_progress):
+        batch = decoder.decode(raw).events
+        events.append(batch.column(label.event.name))
+        positive.append(batch.column(label.of.name) != 0)
+        known.append(known_at(batch, schema))
+    none = np.empty(0, dtype=np.int64)
+    return Verdicts(
+        events=np.concatenate([none, *events]),
+        is_positive=np.concatenate([none.astype(np.bool_), *positive]),
+        known_at_ms=np.concatenate([none, *known]),
+    )
+
+
+def raw_events(path: Path, positions: Int64Array) -> tuple[bytes, ...]:
+    """Read single events back, whole, by their positions; in the order of the file."""
+    wanted = np.sort(positions)
+    found: list[bytes] = []
+    for batch in EventFile(path).batches(_BATCH_EVENTS):
+        if len(found) == len(wanted):
+            break
+        rows = np.flatnonzero(np.isin(batch.positions, wanted))
+        found.extend(batch.event_bytes(int(row)) for row in rows)
+    return tuple(found)
+
+
+def card_field(pipeline: Pipeline) -> str:
+    """Name the field that is looked at as one card: the policy's, else the first key."""
+    if pipeline.policy.insane.entity:
+        return pipeline.policy.insane.entity
+    schema = pipeline.features.events
+    keys = [field for field in schema.fields if field.role is FieldRole.KEY]
+    return keys[0].name if keys else schema.event_id.name
+
+
+def amount_field(schema: ContractSchema) -> str:
+    """Name the first decimal field: what a payment costs; empty where there is none."""
+    names = [field.name for field in schema.fields if field.kind is FieldKind.DECIMAL]
+    return names[0] if names else ""
+
+
+def shown(file: EventFile, stage: str, on_progress: OnProgress) -> Iterator[RawBatch]:
+    """Hand the batches of a file on, and say how far it has come."""
+    for batch in file.batches(min(_BATCH_EVENTS, limits.EVENT_FILE_BATCH_EVENTS_MAX)):
+        yield batch
+        on_progress(stage, file.progress.n_bytes_read, file.progress.n_bytes)
