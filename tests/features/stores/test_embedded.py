@@ -137,7 +137,7 @@ def test_start_after_a_kill_has_the_whole_state(*, snapshots: bool) -> None:
     assert bool(again.recovery.snapshot) is snapshots
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_any_number_of_power_cuts_end_in_the_undisturbed_state(seed: int) -> None:
     """Killed at random calls, again in recovery too; the source is read again from the state."""

@@ -277,3 +277,17 @@ def test_record_over_the_limit_is_refused() -> None:
     with pytest.raises(SentinelError) as caught:
         log.append(1, bytes((64 << 20) + 1))
     assert caught.value.code is ErrorCode.STATE_RECORD_TOO_LARGE
+
+
+def test_removed_segment_that_comes_back_after_a_power_cut_does_no_harm() -> None:
+    """Found by seed 104981: removals of two segments, the second durable and the first not."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    for i in range(3):
+        log.append(1, bytes([i]))
+        log.commit()
+        log.rotate()
+    first, second, _ = segment_paths(disk, FOLDER)
+    disk.remove(second)
+    assert first.name in disk.names(FOLDER)
+    assert payloads_of(disk, after=2) == [b"\x02"]

@@ -86,6 +86,10 @@ def segment_paths(disk: Disk, folder: Path) -> list[Path]:
     ]
 
 
+def _first_of(path: Path) -> int:
+    return int(path.stem.removeprefix("wal-"))
+
+
 def encode_head(identity: bytes, epoch: int, first_sequence: int) -> bytes:
     """Encode the head of a segment; ``identity`` is 32 bytes."""
     head = _HEAD.pack(MAGIC, FORMAT, identity, epoch, first_sequence)
@@ -209,21 +213,26 @@ class WriteAheadLog:
             ``state-corrupt`` (file and offset), ``state-format``,
             ``state-of-another-feature-set``, ``state-gap`` when records are missing.
         """
-        paths = segment_paths(self._disk, self._folder)
         self.sequence = after
-        expected_next: int | None = None
+        paths = self._segments_behind(after)
         for path in paths:
-            is_last = path == paths[-1]
-            for record in self._read_segment(path, is_last=is_last):
-                if expected_next is not None and record.sequence != expected_next:
-                    raise self._gap(path, expected_next, record.sequence)
-                expected_next = record.sequence + 1
+            for record in self._read_segment(path, is_last=path == paths[-1]):
                 if record.sequence <= after:
                     continue
                 if record.sequence != self.sequence + 1:
                     raise self._gap(path, self.sequence + 1, record.sequence)
                 self.sequence = record.sequence
                 yield record
+
+    def _segments_behind(self, sequence: int) -> list[Path]:
+        """List the segments that may hold a record above a sequence.
+
+        Those before them may be there still, or again: a power cut can bring back a removed name.
+        """
+        paths = segment_paths(self._disk, self._folder)
+        firsts = [_first_of(path) for path in paths]
+        n_covered = sum(following <= sequence + 1 for following in firsts[1:])
+        return paths[n_covered:]
 
     def _gap(self, path: Path, expected: int, got: int) -> SentinelError:
         return SentinelError(
@@ -364,7 +373,7 @@ class WriteAheadLog:
     def drop_through(self, sequence: int) -> list[Path]:
         """Remove the segments that hold nothing above a sequence; returns what was removed."""
         paths = segment_paths(self._disk, self._folder)
-        firsts = [int(path.stem.removeprefix("wal-")) for path in paths]
+        firsts = [_first_of(path) for path in paths]
         removed = []
         for path, next_first in zip(paths, firsts[1:], strict=False):
             if next_first <= sequence + 1:
