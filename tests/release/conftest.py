@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -255,14 +254,8 @@ def approve_all(folder: Path, *, now_ms: int = NOW_MS) -> None:
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An approved release; tests copy it before they touch it."""
+    """Build an approved release; tests copy it before they touch it."""
     folder = tmp_path_factory.mktemp("releases") / "payments" / "1.2.0"
     build_release(good_candidate(), folder, created_at_ms=NOW_MS, builder=BUILDER)
     approve_all(folder)
     return folder
-
-
-@pytest.fixture
-def kit() -> Callable[[str], object]:
-    """Reach the names of this file from the tests beside it."""
-    return globals().__getitem__
