@@ -6,12 +6,12 @@ import contextlib
 import copy
 import itertools
 import random
-import sys
 import threading
 from collections import deque
 from pathlib import Path
 
 import pytest
+from breaker_model import NaiveBreaker
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -20,9 +20,6 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring.breaker import TABLE, Breaker, Call, Event, Permit, State, diagram
 from sentinel.scoring.policy import BreakerRules
-
-sys.path.insert(0, str(Path(__file__).parent))
-from breaker_model import NaiveBreaker
 
 SMALL = BreakerRules(
     latency_ms_max=500,

@@ -162,6 +162,8 @@ class GuardedChampion:
     def force(self, event: Event, *, cause: str) -> None:
         """Do what a person asks: open, close or reset; see :meth:`Breaker.force`.
 
+        After a reset the champion is probed at once.
+
         Raises
         ------
         SentinelError
@@ -170,6 +172,7 @@ class GuardedChampion:
         self.breaker.force(event, self._clock.monotonic_s(), cause=cause)
         if event is Event.RESET:
             self._sanity_guard.insane_rows.clear()
+            self.tick()
 
     def _ask(self, rows: Rows) -> npt.NDArray[np.generic]:
         self._lap("sanity")
