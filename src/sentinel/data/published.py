@@ -238,7 +238,8 @@ def _cents(array: pa.ChunkedArray) -> pa.ChunkedArray:
         if noise is not None and not noise < limits.DATASET_CENT_NOISE_MAX:
             raise ValueError(f"an amount that is {noise} away from whole cents")
         return whole.cast(pa.int64())
-    exact = array.cast(pa.decimal128(18, 2))
+    # Wide enough for any int64: a column of whole amounts may come as integers.
+    exact = array.cast(pa.decimal128(21, 2))
     return pc.multiply(exact, pa.scalar(100, pa.decimal128(3, 0))).cast(pa.int64())
 
 
