@@ -1,0 +1,57 @@
+"""A small approved release and the events that it was made from, made by the tests of releases."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+RELEASE_KIT = Path(__file__).parent.parent / "release" / "conftest.py"
+
+
+def load_release_kit() -> ModuleType:
+    name = "release_kit"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, RELEASE_KIT)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A release, and files to carry through it."""
+
+    release: Path
+    events: Path
+    feedback: Path
+    n_events: int
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    kit = load_release_kit()
+    folder = tmp_path_factory.mktemp("streaming")
+    release = folder / "release"
+    kit.build_release(kit.good_candidate(), release, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
+    events, feedback = folder / "events.ndjson", folder / "feedback.ndjson"
+    lines = kit.raw_events()
+    events.write_bytes(b"\n".join(lines) + b"\n")
+    verdicts = [
+        {
+            "verdict_id": f"v{i}",
+            "known_at": json.loads(line)["paid_at"] + 3_600_000,
+            "payment_id": json.loads(line)["payment_id"],
+            "is_fraud": i % 50 == 0,
+        }
+        for i, line in enumerate(lines)
+    ]
+    feedback.write_text("".join(json.dumps(verdict) + "\n" for verdict in verdicts))
+    return Case(release, events, feedback, len(lines))
