@@ -35,14 +35,13 @@ class Reason(enum.IntEnum):
     BREAKER_OPEN = 1
     CHAMPION_LATCHED = 2
     CHAMPION_ERROR = 3
-    CHAMPION_SLOW = 4
-    OUTPUT_NOT_FINITE = 5
-    OUTPUT_OUT_OF_RANGE = 6
-    OUTPUT_SHAPE = 7
+    OUTPUT_NOT_FINITE = 4
+    OUTPUT_OUT_OF_RANGE = 5
+    OUTPUT_SHAPE = 6
+    OUTPUT_NOT_OF_ROW = 7
     FEATURE_NOT_FINITE = 8
     FEATURES_STALE = 9
     FALLBACK_FAILED = 10
-    OUTPUT_NOT_OF_ROW = 11
 
 
 def code_names(codes: type[enum.IntEnum]) -> tuple[str, ...]:
