@@ -240,9 +240,9 @@ class StandardDeviation(WindowFeature):
 
 @dataclass(frozen=True, slots=True)
 class DistinctCount(WindowFeature):
-    """How many different values, estimated.
+    """How many different values: exact up to 16, then estimated. 0 is a value.
 
-    HyperLogLog of 256 registers: standard error 6.5 %, at most 4.4 % below 256. 0 is a value.
+    HyperLogLog of 256 registers: standard error 6.5 %, at most 4.4 % below 256.
     """
 
     kind: ClassVar[str] = "distinct-count"

@@ -154,7 +154,7 @@ class Engine:
             ``feature-batch-mismatch``; ``entities-too-many``, and then nothing was applied.
         """
         schema = self.plan.features.events
-        feed = _feed(events, schema, events.column(schema.event_time.name))
+        feed = _feed(events, schema)
         self._check_entities(feed)
         n_rows, n_features = events.n_rows, len(self.plan.names)
         out = Vectors(
@@ -199,7 +199,7 @@ class Engine:
                 expected="no feedback: the feature set declares none",
                 got=f"{feedback.n_rows} rows",
             )
-        feed = _feed(feedback, schema, known_at(feedback, schema))
+        feed = _feed(feedback, schema, is_feedback=True)
         self._pending.check_room(feedback.n_rows)
         while 2 * (int(self._feedback_window[1]) + feedback.n_rows) > self._feedback_ids.shape[1]:
             self._feedback_ids = _larger_ids(self._feedback_ids)
@@ -267,7 +267,7 @@ class Engine:
             ``feature-batch-mismatch``; ``entities-too-many``.
         """
         schema = self.plan.features.events
-        self._check_entities(_feed(events, schema, events.column(schema.event_time.name)))
+        self._check_entities(_feed(events, schema))
 
     def defaults(self, n_rows: int) -> FeatureMatrix:
         """Return rows of declared defaults, marked as duplicates: what a repeated event gets."""
@@ -381,7 +381,7 @@ def known_at(feedback: EventBatch, schema: ContractSchema) -> Int64Array:
     return np.maximum(times, received_at_ms[feedback.rows])
 
 
-def _feed(batch: EventBatch, schema: ContractSchema, times: Int64Array) -> Feed:
+def _feed(batch: EventBatch, schema: ContractSchema, *, is_feedback: bool = False) -> Feed:
     """Bring a batch into the one layout that the kernel is compiled for."""
     names = tuple(field.name for field in schema.fields)
     if batch.names != names:
@@ -391,6 +391,7 @@ def _feed(batch: EventBatch, schema: ContractSchema, times: Int64Array) -> Feed:
             expected=f"the fields {', '.join(names)}",
             got=", ".join(batch.names),
         )
+    times = known_at(batch, schema) if is_feedback else batch.column(schema.event_time.name)
     values = np.require(batch.values, dtype=np.int64, requirements=["C", "W"])
     present = np.require(batch.present, dtype=np.bool_, requirements=["C", "W"])
     times = np.require(times, dtype=np.int64, requirements=["C", "W"])
