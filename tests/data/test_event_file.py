@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinel.contract.batch import RawBatch
+from sentinel.contract import Decoder, RawBatch, RefusalCode
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.data import EventFile
+from sentinel.data.simulator import Transaction
 
 
 def _events(batches: list[RawBatch]) -> list[bytes]:
@@ -261,6 +262,16 @@ def test_a_line_of_100_mb_becomes_one_event_too_large_with_its_whole_length(
     assert file.progress.n_events_cut == 1
     assert peak < 8 * limits.EVENT_FILE_BLOCK_BYTES
     _assert_conserved(file)
+
+
+def test_a_cut_line_is_refused_by_any_contract_with_its_whole_length(tmp_path: Path) -> None:
+    n_bytes = 3_000_000
+    path = _file(tmp_path, b"x" * n_bytes + b"\n")
+    (batch,) = _read(path)
+    decoded = Decoder(Transaction.schema).decode(batch)
+    (refusal,) = decoded.refusals
+    assert refusal.code is RefusalCode.BODY_TOO_LARGE
+    assert str(n_bytes) in str(refusal.faults[0])
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1, 2])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from sentinel.contract import Decoder, RawBatch
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.hashing import sha256_hex
 from sentinel.data import EventFile, read_scenarios
 from sentinel.data.simulator import FRAUD_KINDS, Simulation, Transaction, Verdict
 from sentinel.data.simulator.columns import (
@@ -73,6 +76,10 @@ def _content(batches: list[RawBatch]) -> bytes:
         ("fraud_share", -0.01),
         ("fraud_share", 0.51),
         ("fraud_share", float("nan")),
+        ("first_day", "2025-01-06"),
+        ("first_day", dt.datetime(2025, 1, 6, tzinfo=dt.UTC)),
+        ("first_day", dt.date(1999, 12, 31)),
+        ("first_day", dt.date(2099, 12, 1)),
         ("kind_shares", (1.0, 1.0)),
         ("kind_shares", (0.0, 0.0, 0.0, 0.0)),
         ("kind_shares", (-1.0, 1.0, 1.0, 1.0)),
@@ -85,6 +92,14 @@ def test_a_setting_out_of_bounds_is_named(name: str, value: object) -> None:
         Simulation(**{name: value})  # type: ignore[arg-type]
     assert caught.value.code is ErrorCode.SIMULATION_INVALID
     assert caught.value.at == name
+
+
+def test_more_frauds_than_memory_holds_are_refused() -> None:
+    with pytest.raises(SentinelError) as caught:
+        Simulation(days=3_000, events_per_day=20_000_000)
+    assert caught.value.code is ErrorCode.SIMULATION_INVALID
+    assert caught.value.at == "fraud_share"
+    assert caught.value.expected == "at most 5000000 frauds in all"
 
 
 @pytest.mark.parametrize("n_events", [0, (1 << 20) + 1])
@@ -108,6 +123,14 @@ def test_the_same_seed_gives_the_same_bytes_in_batches_of_any_size(tmp_path: Pat
         positions = np.concatenate([batch.positions for batch in batches])
         assert positions.tolist() == list(range(written.n_events))
     assert _content(list(SMALL.feedback(777))) == feedback
+
+
+def test_the_bytes_of_a_seed_are_those_of_its_format() -> None:
+    """Where these change, the format in `simulation.py` must change too: it names folders."""
+    events = sha256_hex(_content([next(SMALL.batches(500))]))
+    feedback = sha256_hex(_content([next(SMALL.feedback(500))]))
+    assert SMALL.to_data()["format"] == "sentinel-simulation-1"
+    assert (events[:16], feedback[:16]) == ("99520a6f05b89bef", "f10fac645dc9543a")
 
 
 def test_another_seed_is_another_world() -> None:
@@ -309,6 +332,27 @@ def test_the_manifest_names_every_setting(tmp_path: Path) -> None:
     assert made_from["first_day"] == "2024-02-29"
     assert made_from["seed"] == 0
     assert made_from["format"].startswith("sentinel-simulation-")
+
+
+def test_a_killed_simulation_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from sentinel.data.simulator import Simulation\n"
+        "print('ready', flush=True)\n"
+        "simulation = Simulation(n_cards=300, n_merchants=150, days=12, events_per_day=1500)\n"
+        "simulation.write(pathlib.Path(sys.argv[1]), progress=lambda done, total: print(done))\n"
+    )
+    command = [sys.executable, "-u", "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in {"3\n", ""}:
+            pass
+        process.kill()
+    assert not (tmp_path / "manifest.json").exists()
+    simulation = Simulation(n_cards=300, n_merchants=150, days=12, events_per_day=1500)
+    again = simulation.write(tmp_path)
+    assert not again.was_there
+    assert again.events.read_bytes() == _content(list(simulation.batches()))
 
 
 def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:

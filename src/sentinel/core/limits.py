@@ -96,6 +96,8 @@ SIMULATION_MERCHANTS_MAX = 1_000_000
 SIMULATION_DAYS_MAX = 3_660
 # One hour is held in memory as columns: 100 bytes a transaction, a fifteenth of the day's.
 SIMULATION_EVENTS_A_DAY_MAX = 20_000_000
+# All frauds are drawn before the first hour: 300 bytes each while they are sorted.
+SIMULATION_FRAUDS_MAX = 5_000_000
 
 # --- features ---------------------------------------------------------------------------------
 # Tiles a window: look-back is exact to W/N (DESIGN, Features).

@@ -37,7 +37,7 @@ from sentinel.data.simulator.places import (
     N_HOME_CITIES,
     WEEKDAY_WEIGHTS,
 )
-from sentinel.data.simulator.verdicts import PendingVerdicts, draw_verdicts
+from sentinel.data.simulator.verdicts import VERDICT_DAYS_MAX, PendingVerdicts, draw_verdicts
 from sentinel.data.simulator.world import (
     STREAM_COUNTS,
     STREAM_GENUINE,
@@ -74,7 +74,8 @@ class Simulation:
     """A simulated card world with four kinds of fraud and verdicts that come late.
 
     The same settings give the same bytes, whatever the size of a batch, as long as NumPy stays
-    the same (its version is in the locks).
+    the same (its version is in the locks). On another kind of processor the last bit of an
+    exponential may differ, and so, once in a while, a cent.
 
     Parameters
     ----------
@@ -89,11 +90,12 @@ class Simulation:
     events_per_day : int
         Mean number of transactions a day, fraud included; 1 to 20,000,000.
     fraud_share : float
-        Expected share of the transactions that are fraud, 0 to 0.5.
+        Expected share of the transactions that are fraud, 0 to 0.5; at most
+        ``SIMULATION_FRAUDS_MAX`` in all.
     kind_shares : tuple of float
         How the fraud divides into ``FRAUD_KINDS``; at least 0, divided by their sum.
     first_day : datetime.date
-        The first day, in UTC.
+        The first day, in UTC; all must lie between the years 2000 and 2100.
 
     Raises
     ------
@@ -130,6 +132,19 @@ class Simulation:
         if len(shares) != len(FRAUD_KINDS) or min(shares) < 0 or not 0 < sum(shares) < math.inf:
             expected = f"{len(FRAUD_KINDS)} shares of at least 0, not all 0"
             raise _invalid("kind_shares", expected, shares)
+        n_frauds = self.fraud_share * self.events_per_day * self.days
+        if n_frauds > limits.SIMULATION_FRAUDS_MAX:
+            expected = f"at most {limits.SIMULATION_FRAUDS_MAX} frauds in all"
+            raise _invalid("fraud_share", expected, f"{n_frauds:.0f}")
+        self._hold_days()
+
+    def _hold_days(self) -> None:
+        """Keep every event and every verdict inside the time that the contracts allow."""
+        if type(self.first_day) is not dt.date:
+            raise _invalid("first_day", "a date", type(self.first_day).__name__)
+        last_ms = self.first_ms + (self.days + VERDICT_DAYS_MAX + 1) * 24 * MS_AN_HOUR
+        if self.first_ms < limits.TIME_DEFAULT_MIN_MS or last_ms > limits.TIME_DEFAULT_MAX_MS:
+            raise _invalid("first_day", "days between the years 2000 and 2100", self.first_day)
 
     def _hold(self, name: str, value: float, low: float, high: float) -> None:
         of_type = (int,) if isinstance(low, int) else (int, float)
