@@ -88,10 +88,11 @@ def canary_vectors(champion: object, rows: Float32Array) -> Float32Array:
     -------
     ndarray of float32, shape (n_vectors, n_features), n_vectors at most ``VECTORS_MAX``
     """
-    step = max(1, len(rows) // _ROWS_LOOKED_AT)
-    base = np.ascontiguousarray(rows[::step][:_ROWS_LOOKED_AT])
-    if not isinstance(champion, TreeEnsemble):
-        spread = np.linspace(0, len(base) - 1, min(len(base), VECTORS_MAX // 4)).astype(np.int64)
+    finite = rows[np.isfinite(rows).all(axis=1)]
+    step = max(1, len(finite) // _ROWS_LOOKED_AT)
+    base = np.ascontiguousarray(finite[::step][:_ROWS_LOOKED_AT])
+    if not isinstance(champion, TreeEnsemble) or not len(base):
+        spread = np.linspace(0, len(base) - 1, min(len(base), VECTORS_MAX)).astype(np.int64)
         return base[np.unique(spread)]
     reached = np.zeros(champion.n_nodes, dtype=np.bool_)
     reached[np.unique(champion.leaves(base))] = True
