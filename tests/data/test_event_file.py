@@ -229,6 +229,16 @@ def test_batches_are_full_and_bounded_in_bytes(tmp_path: Path) -> None:
     assert len(batches) == 3
 
 
+def test_a_file_of_nothing_but_line_ends_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    file = EventFile(_file(tmp_path, b"\n" * (8 << 20)))
+    tracemalloc.start()
+    assert list(file.batches()) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert file.progress.n_blank_lines == 8 << 20
+    assert peak < 64 << 20
+
+
 # --- long lines -------------------------------------------------------------------------------
 
 
