@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,18 @@ def test_an_interrupted_writer_leaves_the_old_folder_as_it_was(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         _make_much(tmp_path, interrupted=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    old, new = tmp_path / ".events.ndjson.old", tmp_path / ".events.ndjson.new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    _make(tmp_path)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_file_size_limit_ends_in_a_named_error_and_leaves_nothing(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ EVENT_FILE_EXPANSION_MAX = 200
 EVENT_FILE_EXPANSION_FREE_BYTES = 256 << 20
 # How long a follower sleeps when a file has not grown.
 EVENT_FILE_POLL_S = 0.05
+# A half-written file that nobody has touched for so long belongs to a writer that was killed.
+FOLDER_ORPHAN_AGE_S = 3_600
 # The manifest of a folder of events: settings, counts, sizes.
 FOLDER_MANIFEST_BYTES_MAX = 1 << 16
 # Which scenario each fraud belongs to: 60 bytes a fraud, ten million frauds.

@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -198,10 +199,18 @@ class FolderWriter:
 
     def _open(self, name: str) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._sweep(name)
         handle, path = tempfile.mkstemp(dir=self._folder, prefix=f".{name}.")
         os.fchmod(handle, 0o644)
         os.close(handle)
         return Path(path).open("wb", buffering=_WRITE_BUFFER_BYTES)
+
+    def _sweep(self, name: str) -> None:
+        """Remove what a killed writer left; a living one has touched its file lately."""
+        oldest_s = time.time() - limits.FOLDER_ORPHAN_AGE_S
+        for orphan in self._folder.glob(f".{name}.*"):
+            if orphan.is_file() and orphan.stat().st_mtime < oldest_s:
+                orphan.unlink(missing_ok=True)
 
     def _describe(self, counts: dict[str, int], *, was_there: bool) -> EventFolder:
         return EventFolder(
