@@ -12,12 +12,14 @@ from sentinel.cli import (
     config,
     contract,
     data,
+    demo,
     init,
     options,
     release,
     replay,
     simulate,
     status,
+    train,
 )
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode
@@ -55,7 +57,7 @@ def root(
     """From an event stream to a decision people can trust."""
 
 
-for command in (simulate, data, contract, release, replay, status, config, init):
+for command in (demo, simulate, data, contract, train, release, replay, status, config, init):
     command.register(app)
 
 

@@ -181,7 +181,7 @@ def report_page(session: Session, report: FileReport) -> list[RenderableType]:
         "stages": ", ".join(
             f"{stage.stage} {stage.share:.0%}" for stage in session.scorer.timer.report()
         ),
-        "drift": _drift_line(_latest_drift(session)),
+        "drift": drift_line(_latest_drift(session)),
     }
     page = [pairs("Replay", facts), _decisions_table(report)]
     if report.refused:
@@ -201,7 +201,8 @@ def _decisions_table(report: FileReport) -> RenderableType:
     return table("Decisions", ["", "", "events", "share"], rows)
 
 
-def _drift_line(drift: DriftReport | None) -> str:
+def drift_line(drift: DriftReport | None) -> str:
+    """Say in a line how far the last window was from the reference."""
     if drift is None:
         return "no window closed yet"
     alarms = ", ".join(f"{alarm.name} ({alarm.verdict})" for alarm in drift.alarms)

@@ -1,0 +1,211 @@
+"""What the demo shows: headings, broken events with their reasons, and the closing page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentinel.cli.output import duration_ms, number, pairs, panel, table
+from sentinel.cli.replay import drift_line, report_data, shown_share
+from sentinel.cli.status import status_of, status_panel
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sentinel.cli.demo_watch import DecisionWatch, Flagged, Quality
+    from sentinel.cli.session import Session
+    from sentinel.contract import ContractSchema
+    from sentinel.streaming import FileReport
+    from sentinel.training.labels import Labels
+
+_N_STEPS = 7
+# Features shown of a flagged payment: what fits on the page.
+_FEATURES_SHOWN_MAX = 12
+
+
+def heading(step: int, title: str, about: str) -> RenderableType:
+    """Begin a step."""
+    from rich.rule import Rule
+    from rich.text import Text
+
+    text = Text.assemble((f"{step}/{_N_STEPS} {title}", "bold cyan"), f"  {about}")
+    return Rule(text, align="left", style="cyan")
+
+
+def broken_events_table(schema: ContractSchema, events: Path) -> RenderableType:
+    """Break the first event of a file in six ways and show what the contract says to each."""
+    from sentinel.contract import Decoder, RawBatch
+
+    with events.open("rb") as file:
+        first = file.readline().strip()
+    broken = break_event(first, schema)
+    decoded = Decoder(schema).decode(RawBatch.from_events(broken.values()))
+    names = list(broken)
+    rows = [
+        (
+            names[refusal.position],
+            str(refusal.code),
+            refusal.faults[0].path,
+            refusal.faults[0].expected,
+        )
+        for refusal in decoded.refusals
+    ]
+    return table(
+        f"{schema.name} {schema.version}: the first event, broken in {len(names)} ways, "
+        f"{len(rows)} refused",
+        ["broken", "reason", "where", "expected"],
+        rows,
+    )
+
+
+def break_event(event: bytes, schema: ContractSchema) -> dict[str, bytes]:
+    """Break a good event in the ways in which upstream systems do."""
+    from sentinel.contract import FieldKind
+
+    fields: dict[str, object] = json.loads(event)
+    when = schema.event_time.name
+    numbers = [each.name for each in schema.fields if each.kind is FieldKind.DECIMAL]
+    amount = numbers[0] if numbers else when
+    identity = schema.event_id.name
+    without_time = {name: value for name, value in fields.items() if name != when}
+    duplicate = f'{{"{identity}":"x",'.encode() + event[1:]
+    return {
+        "a number as text": _encoded({**fields, amount: "12.50"}),
+        "NaN": _encoded({**fields, amount: float("nan")}),
+        "seconds for milliseconds": _encoded({**fields, when: int(str(fields[when])) // 1000}),
+        "no event time": _encoded(without_time),
+        "a key twice": duplicate,
+        "cut off": event[: len(event) // 2],
+    }
+
+
+def approval_panel(person: str, roles: Sequence[str]) -> RenderableType:
+    """Say loudly whose key it was."""
+    from rich.text import Text
+
+    lines = Text.assemble(
+        (f"{person}\n", "bold red"),
+        f"signed {', '.join(roles)} of this release. In real life three people look, each with a\n"
+        "key of their own: at the data, at the weights and gates, at whether now is the time.",
+    )
+    return panel("DEMO KEY – NOT FOR PRODUCTION", lines, style="red")
+
+
+def closing_page(
+    session: Session,
+    report: FileReport,
+    seen: DecisionWatch,
+    labels: Labels,
+    seconds: Mapping[str, float],
+) -> list[RenderableType]:
+    """Show what a demo came to."""
+    return [
+        _numbers(session, report, seconds),
+        _outcomes(report),
+        _quality_table(seen, labels),
+        *(_flagged_table(each, seen.is_fraud(labels, each)) for each in seen.flagged()),
+        status_panel(status_of(session)),
+    ]
+
+
+def closing_data(
+    session: Session,
+    report: FileReport,
+    seen: DecisionWatch,
+    labels: Labels,
+    seconds: Mapping[str, float],
+) -> dict[str, object]:
+    """Give the closing page as plain data."""
+    return {
+        "replay": report_data(session, report),
+        "quality": {
+            name: {"precision": each.precision, "recall": each.recall, "flagged": each.n_flagged}
+            for name, each in _qualities(seen, labels).items()
+        },
+        "flagged": [
+            {
+                "event_id": each.event_id,
+                "score": each.score,
+                "outcome": each.outcome,
+                "is_fraud": seen.is_fraud(labels, each),
+                "features": each.features,
+            }
+            for each in seen.flagged()
+        ],
+        "status": status_of(session).to_data(),
+        "seconds": dict(seconds),
+    }
+
+
+def _numbers(session: Session, report: FileReport, seconds: Mapping[str, float]) -> RenderableType:
+    counts = report.counts
+    drift = session.scorer.drift
+    facts = {
+        "history": f"{report.n_history:,} events learned from, at "
+        f"{report.n_history / max(report.history_seconds, 1e-9):,.0f} events/s",
+        "events": f"{counts.read:,} read = {counts.decided:,} decided + {counts.held:,} held + "
+        f"{counts.quarantined:,} refused + {counts.deduplicated:,} repeated",
+        "speed": f"{report.events_per_s:,.0f} events/s, the whole path",
+        "latency": f"p50 {duration_ms(report.latency.quantile(0.5))}, "
+        f"p99 {duration_ms(report.latency.quantile(0.99))} a batch",
+        "stages": ", ".join(
+            f"{stage.stage} {stage.share:.0%}" for stage in session.scorer.timer.report()
+        ),
+        "drift": drift_line(None if drift is None else drift.latest),
+        "time": ", ".join(f"{name} {spent:.0f} s" for name, spent in seconds.items()),
+    }
+    return pairs("", facts)
+
+
+def _outcomes(report: FileReport) -> RenderableType:
+    n_all = sum(report.outcomes.values())
+    rows = [(name, n, shown_share(n, n_all)) for name, n in report.outcomes.items()]
+    rows += [(f"by {name}", n, shown_share(n, n_all)) for name, n in report.served_by.items() if n]
+    return table("Decisions", ["outcome", "events", "share"], rows)
+
+
+def _qualities(seen: DecisionWatch, labels: Labels) -> dict[str, Quality]:
+    from sentinel.scoring import Outcome
+
+    return {
+        "declined": seen.quality(labels, (Outcome.DECLINE,)),
+        "declined or reviewed": seen.quality(labels, (Outcome.DECLINE, Outcome.REVIEW)),
+    }
+
+
+def _quality_table(seen: DecisionWatch, labels: Labels) -> RenderableType:
+    rows = [
+        (
+            name,
+            each.n_flagged,
+            each.n_hit,
+            number(each.precision),
+            number(each.recall),
+        )
+        for name, each in _qualities(seen, labels).items()
+    ]
+    n_frauds = next(iter(_qualities(seen, labels).values())).n_frauds
+    return table(
+        f"Against the verdicts that came later ({n_frauds:,} frauds)",
+        ["decision", "events", "frauds", "precision", "recall"],
+        rows,
+    )
+
+
+def _flagged_table(flagged: Flagged, is_fraud: bool | None) -> RenderableType:
+    came = {True: "it was fraud", False: "it was genuine", None: "nobody knows yet"}[is_fraud]
+    known = {name: value for name, value in flagged.features.items() if value is not None}
+    shown = dict(list(known.items())[:_FEATURES_SHOWN_MAX])
+    features = ", ".join(f"{name} {value:,.4g}" for name, value in shown.items())
+    more = len(flagged.features) - len(shown)
+    event = ", ".join(f"{name} {value}" for name, value in flagged.event_fields.items())
+    return pairs(
+        f"{flagged.outcome.capitalize()}: {flagged.event_id}, score {flagged.score:.3f}; {came}",
+        {"event": event, "features": features + (f", and {more} more" if more else "")},
+    )
+
+
+def _encoded(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()

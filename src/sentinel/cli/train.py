@@ -1,0 +1,200 @@
+"""``sentinel train``: from two logs to a release that has been through its gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sentinel.cli import options
+from sentinel.cli.exits import ExitCode
+from sentinel.cli.output import Output, pairs
+from sentinel.cli.release import evaluation_table, gates_table, instant, now_ms
+from sentinel.cli.replay import first_decided
+from sentinel.core.errors import ErrorCode, SentinelError
+
+if TYPE_CHECKING:
+    from sentinel.release import BuiltRelease, Candidate, Pipeline, SigningKey
+    from sentinel.training.split import TimeSplit
+
+# Stages of training, in order, with the share of the time that each takes, about.
+_STAGES = {"verdicts": 0.1, "replay": 0.2, "fit": 0.4, "refit": 0.2, "time travel": 0.1}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=options.examples(
+            "sentinel train pipeline.py --events e.ndjson --feedback f.ndjson --out my-release",
+            "sentinel train pipeline.py --events e.ndjson --feedback f.ndjson --out releases/1.1.0 "
+            "--key builder.key --version 1.1.0",
+            "sentinel train pipeline.py --events e.ndjson --feedback f.ndjson --out week "
+            "--train-from 2018-07-25 --cut 2018-08-08 --until 2018-08-15",
+        ),
+    )(train)
+
+
+def train(  # noqa: PLR0913 -- one parameter a flag
+    pipeline: Annotated[
+        Path, typer.Argument(metavar="PIPELINE", help="Python file that defines one Pipeline.")
+    ],
+    *,
+    events: options.EventsPath,
+    feedback: Annotated[
+        Path, typer.Option("--feedback", help="Feedback (late labels), one JSON object a line.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The release folder to make; it is new.")],
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="Builder's key. Without its signature nobody can approve."),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Version, instead of the pipeline's.")
+    ] = None,
+    train_from: Annotated[
+        str | None, typer.Option("--train-from", help="First event time to train on.")
+    ] = None,
+    cut: Annotated[
+        str | None,
+        typer.Option(
+            "--cut",
+            help="When the model is trained: labels known later do not exist. By default the last "
+            "fifth of the log judges.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="End of the part that judges.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Replay both logs, fit champion and fallback, judge them on later events, build the release.
+
+    Features come from the kernel that serves; labels are known when they arrive and not before.
+    The release goes through every gate. Exit code 6 when one fails: it can then be looked at, and
+    never approved.
+    """
+    from sentinel.release import Pipeline, load_key
+
+    _refuse_taken(out)
+    declared = _versioned(Pipeline.load(pipeline), version)
+    builder = None if key is None else load_key(key)
+    output = Output(as_json=as_json)
+    split = _split(declared, train_from, cut, until)
+    candidate = train_shown(declared, events, feedback, output, split=split)
+    built = build_shown(candidate, out, builder, output)
+    output.document(
+        {
+            "folder": str(built.folder),
+            "release": built.manifest.label,
+            "digest": built.manifest.digest,
+            "failed_gates": list(built.failed),
+            "metrics": {model: dict(each) for model, each in candidate.later.metrics.items()},
+            "n_rows": dict(candidate.provenance.n_rows),
+        }
+    )
+    output.show(
+        pairs(
+            f"Built {built.manifest.label} in {built.folder}",
+            {
+                "digest": built.manifest.digest,
+                "trained until": instant(candidate.later.trained_until_ms),
+                "judged on": f"{instant(candidate.later.from_ms)} to "
+                f"{instant(candidate.later.until_ms)}",
+                "rows": ", ".join(
+                    f"{part} {n:,}" for part, n in candidate.provenance.n_rows.items()
+                ),
+            },
+        ),
+        evaluation_table({name: dict(each) for name, each in candidate.later.metrics.items()}),
+        gates_table(built.gates),
+    )
+    return ExitCode.GATE if built.failed else ExitCode.OK
+
+
+def train_shown(
+    pipeline: Pipeline,
+    events: Path,
+    feedback: Path,
+    output: Output,
+    *,
+    split: TimeSplit | None = None,
+) -> Candidate:
+    """Train with a progress bar over all stages."""
+    from sentinel.training.train import train as fit
+
+    before: dict[str, float] = {}
+    passed = 0.0
+    for stage, share in _STAGES.items():
+        before[stage] = passed
+        passed += share
+    with output.progress("training", total=1) as advance:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            share = _STAGES.get(stage, 0.0) * done / max(total, 1)
+            advance(before.get(stage, passed) + share, stage)
+
+        return fit(pipeline, events, feedback, split=split, on_progress=progress)
+
+
+def build_shown(
+    candidate: Candidate, out: Path, builder: SigningKey | None, output: Output
+) -> BuiltRelease:
+    """Build the release folder, which takes the gates' time."""
+    from sentinel.release import build_release
+
+    with output.progress("building, gates", total=1):
+        return build_release(candidate, out, created_at_ms=now_ms(), builder=builder)
+
+
+def _refuse_taken(out: Path) -> None:
+    """Say at once, and not after an hour of training, that the place is taken."""
+    if out.exists() or out.is_symlink():
+        raise SentinelError(
+            ErrorCode.OUTPUT_EXISTS,
+            at=str(out),
+            expected="a folder that does not exist yet",
+            got="something that stands there already",
+            hint="Releases never change: choose another place, or remove it.",
+        )
+
+
+def _versioned(pipeline: Pipeline, version: str | None) -> Pipeline:
+    from dataclasses import replace
+
+    return pipeline if version is None else replace(pipeline, version=version)
+
+
+def _split(
+    pipeline: Pipeline, train_from: str | None, cut: str | None, until: str | None
+) -> TimeSplit | None:
+    """Make the split that was asked for; None leaves it to training."""
+    if train_from is None and cut is None and until is None:
+        return None
+    if cut is None or train_from is None or until is None:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--train-from, --cut, --until",
+            expected="all three times, or none",
+            got="some of them",
+        )
+    from sentinel.training.split import TimeSplit
+
+    return TimeSplit(
+        train_from_ms=_instant_ms(train_from, "--train-from"),
+        cut_ms=_instant_ms(cut, "--cut"),
+        until_ms=_instant_ms(until, "--until"),
+        delay_ms=pipeline.label.delay_ms,
+    )
+
+
+def _instant_ms(text: str, flag: str) -> int:
+    position, at_ms = first_decided(text)
+    if at_ms is None:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at=flag,
+            expected="a time such as 2018-08-01",
+            got=position,
+        )
+    return at_ms
