@@ -182,8 +182,10 @@ def _encode_head(snapshot: Snapshot, arrays: Mapping[str, Array]) -> tuple[bytes
     return padded, {entry.name: start + entry.offset for entry in entries}
 
 
-def read_snapshot(disk: Disk, path: Path, *, identity: bytes) -> Snapshot:
+def read_snapshot(disk: Disk, path: Path, *, identity: bytes | None) -> Snapshot:
     """Read a snapshot, checking everything before anything is used.
+
+    ``identity`` None takes the state of any feature set: to look at it, never to serve it.
 
     Raises
     ------
@@ -196,7 +198,7 @@ def read_snapshot(disk: Disk, path: Path, *, identity: bytes) -> Snapshot:
         raise _corrupt(path, 0, "a readable file", error.strerror or error) from error
     head, start = _read_head(content, path)
     found = bytes.fromhex(head.identity)
-    if found != identity:
+    if identity is not None and found != identity:
         raise SentinelError(
             ErrorCode.STATE_OF_ANOTHER_FEATURE_SET,
             at=path.name,

@@ -141,7 +141,7 @@ def _corrupt(path: Path, offset: int, expected: str, got: object) -> SentinelErr
     )
 
 
-def _check_head(content: bytes, path: Path, identity: bytes) -> tuple[int, int]:
+def _check_head(content: bytes, path: Path, identity: bytes | None) -> tuple[int, int]:
     """Return epoch and first sequence of a segment, or raise."""
     magic, version, found, epoch, first_sequence = _HEAD.unpack_from(content)
     (crc,) = _CRC.unpack_from(content, _HEAD.size)
@@ -155,7 +155,7 @@ def _check_head(content: bytes, path: Path, identity: bytes) -> tuple[int, int]:
             got=version,
             hint="Use the version of Sentinel that wrote it, or replay the source.",
         )
-    if found != identity:
+    if identity is not None and found != identity:
         raise SentinelError(
             ErrorCode.STATE_OF_ANOTHER_FEATURE_SET,
             at=path.name,
@@ -164,6 +164,48 @@ def _check_head(content: bytes, path: Path, identity: bytes) -> tuple[int, int]:
             hint="Give the new feature set a state folder of its own and replay the source.",
         )
     return epoch, first_sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentReport:
+    """What is in a segment.
+
+    Attributes
+    ----------
+    name : str
+    n_bytes : int
+    first, last : int
+        Sequences; ``last`` is ``first - 1`` for an empty segment.
+    fault : str
+        What is wrong with it; empty for nothing.
+    """
+
+    name: str
+    n_bytes: int
+    first: int
+    last: int
+    fault: str
+
+
+def look_at_segment(disk: Disk, path: Path) -> SegmentReport:
+    """Read a segment of any feature set, changing nothing."""
+    content = disk.read(path)
+    first = _first_of(path)
+    last, fault = first - 1, ""
+    try:
+        if len(content) < HEAD_BYTES:
+            raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes")
+        _check_head(content, path, None)
+        offset = HEAD_BYTES
+        while offset < len(content):
+            decoded = _decode_record(content, offset)
+            if decoded is None:
+                raise _corrupt(path, offset, "a whole record", "a damaged or unfinished one")
+            record, offset = decoded
+            last = record.sequence
+    except SentinelError as error:
+        fault = str(error)
+    return SegmentReport(name=path.name, n_bytes=len(content), first=first, last=last, fault=fault)
 
 
 class WriteAheadLog:

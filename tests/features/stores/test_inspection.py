@@ -1,0 +1,73 @@
+"""Looking at a state folder tells what is there and every fault, and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features.layout import R_ARENA, R_COUNT, R_ENTITIES, R_EVENTS, R_NOW
+from sentinel.features.stores.inspection import look_at_store
+from sentinel.features.stores.snapshot import Snapshot, write_snapshot
+from sentinel.features.stores.write_ahead_log import WriteAheadLog
+from sentinel.testing.memory_disk import MemoryDisk
+
+FOLDER = Path("state")
+IDENTITY = bytes(range(32))
+
+
+def folder_of_state() -> MemoryDisk:
+    disk = MemoryDisk()
+    disk.make_folder(FOLDER)
+    registers = np.zeros(R_COUNT, dtype=np.int64)
+    registers[[R_ARENA, R_ENTITIES, R_EVENTS, R_NOW]] = (100, 4, 9, 1_500_000_000_000)
+    values = {"position/2/payments": 10, "n_feedback_duplicates": 0}
+    arrays = {"registers": registers}
+    write_snapshot(disk, FOLDER, Snapshot(IDENTITY, 2, 1, values, arrays))
+    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
+    for i in range(3):
+        log.append(1, bytes([i]))
+    log.commit()
+    return disk
+
+
+def test_report_names_entities_bytes_positions_and_records() -> None:
+    report = look_at_store(FOLDER, folder_of_state())
+    (snapshot,) = report.snapshots
+    assert (snapshot.n_entities, snapshot.n_events, snapshot.bytes_per_entity) == (4, 9, 200.0)
+    assert snapshot.positions == {"payments/2": 10}
+    (segment,) = report.segments
+    assert (segment.first, segment.last) == (1, 3)
+    assert report.faults == ()
+
+
+def test_every_damaged_file_is_named() -> None:
+    disk = folder_of_state()
+    for name in disk.names(FOLDER):
+        content = disk.read(FOLDER / name)
+        disk.remove(FOLDER / name)
+        disk.create(FOLDER / name).write(content[:-1])
+    report = look_at_store(FOLDER, disk)
+    assert len(report.faults) == 2
+    for part in (*report.snapshots, *report.segments):
+        assert any(part.name in fault for fault in report.faults)
+
+
+def test_looking_changes_nothing() -> None:
+    disk = folder_of_state()
+    before = {name: disk.read(FOLDER / name) for name in disk.names(FOLDER)}
+    look_at_store(FOLDER, disk)
+    assert {name: disk.read(FOLDER / name) for name in disk.names(FOLDER)} == before
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_folder_without_state_is_said_so(*, exists: bool) -> None:
+    disk = MemoryDisk()
+    if exists:
+        disk.make_folder(FOLDER)
+    with pytest.raises(SentinelError) as caught:
+        look_at_store(FOLDER, disk)
+    assert caught.value.code is ErrorCode.FILE_MISSING
+    assert caught.value.at == "state"
