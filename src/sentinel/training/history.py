@@ -22,7 +22,9 @@ from sentinel.features import FeatureSet, compile_plan, known_at
 from sentinel.features.replay import Replayed, replay
 from sentinel.release.pipeline import Pipeline
 from sentinel.training.boosted import OnProgress, no_progress
+from sentinel.training.encodings import fit_encodings, read_categories
 from sentinel.training.labels import Labels, Verdicts, join_labels
+from sentinel.training.split import TimeSplit
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -37,8 +39,10 @@ class History:
     Attributes
     ----------
     pipeline : Pipeline
+    events, feedback : Path
+        Where it was read from.
     features : FeatureSet
-        As replayed.
+        As replayed: the pipeline's, its encodings fitted.
     replayed : Replayed
     verdicts : Verdicts
     entity : str
@@ -48,6 +52,8 @@ class History:
     """
 
     pipeline: Pipeline
+    events: Path
+    feedback: Path
     features: FeatureSet
     replayed: Replayed
     verdicts: Verdicts
@@ -69,14 +75,8 @@ class History:
 
     def labels(self, known_by_ms: int) -> Labels:
         """Return what was known of each event at an instant, as the pipeline declares it."""
-        label = self.pipeline.label
-        return join_labels(
-            self.replayed.event_ids,
-            self.replayed.times_ms,
-            self.verdicts,
-            known_by_ms=known_by_ms,
-            assume_genuine_after_ms=label.delay_ms if label.unlabelled == "genuine" else None,
-        )
+        ids, times = self.replayed.event_ids, self.replayed.times_ms
+        return _labels(self.pipeline, ids, times, self.verdicts, known_by_ms)
 
     @property
     def known_until_ms(self) -> int:
@@ -90,6 +90,7 @@ def read_history(
     events: Path,
     feedback: Path,
     *,
+    split: TimeSplit | None = None,
     on_progress: OnProgress = no_progress,
 ) -> History:
     """Replay an event log and its verdicts.
@@ -99,6 +100,8 @@ def read_history(
     pipeline : Pipeline
     events, feedback : Path
         Event files (see :class:`~sentinel.data.EventFile`), in order of arrival.
+    split : TimeSplit, optional
+        Whose training part encodings are fitted on; :func:`default_split` by default.
     on_progress : callable
         Called after each batch, with bytes.
 
@@ -113,9 +116,9 @@ def read_history(
         ``training-split-empty`` when no event, or no verdict, was accepted; what reading a file
         and replaying raise.
     """
-    features = pipeline.features
-    entity, amount = card_field(pipeline), amount_field(features.events)
     verdicts = read_verdicts(pipeline, feedback, on_progress=on_progress)
+    features = _fitted(pipeline, events, verdicts, split, on_progress)
+    entity, amount = card_field(pipeline), amount_field(features.events)
     replayed = replay(
         compile_plan(features),
         shown(EventFile(events), "replay", on_progress),
@@ -135,6 +138,8 @@ def read_history(
             )
     return History(
         pipeline=pipeline,
+        events=events,
+        feedback=feedback,
         features=features,
         replayed=replayed,
         verdicts=verdicts,
@@ -165,6 +170,49 @@ def read_verdicts(
         is_positive=np.concatenate([none.astype(np.bool_), *positive]),
         known_at_ms=np.concatenate([none, *known]),
     )
+
+
+def default_split(pipeline: Pipeline, times_ms: Int64Array) -> TimeSplit:
+    """Cut a log where nobody named a time: the last fifth of its span judges the model."""
+    return TimeSplit.of_span(
+        times_ms, delay_ms=pipeline.label.delay_ms, later_share=limits.LATER_SHARE_DEFAULT
+    )
+
+
+def _labels(
+    pipeline: Pipeline, ids: Int64Array, times_ms: Int64Array, verdicts: Verdicts, by_ms: int
+) -> Labels:
+    label = pipeline.label
+    return join_labels(
+        ids,
+        times_ms,
+        verdicts,
+        known_by_ms=by_ms,
+        assume_genuine_after_ms=label.delay_ms if label.unlabelled == "genuine" else None,
+    )
+
+
+def _fitted(
+    pipeline: Pipeline,
+    events: Path,
+    verdicts: Verdicts,
+    split: TimeSplit | None,
+    on_progress: OnProgress,
+) -> FeatureSet:
+    """Fit the encodings, if there are any: they need a first look at the log."""
+    features = pipeline.features
+    if not features.unfitted:
+        return features
+    decoder = Decoder(features.events)
+    categories = read_categories(
+        features,
+        (decoder.decode(raw).events for raw in shown(EventFile(events), "encodings", on_progress)),
+    )
+    ids, times = categories.event_ids, categories.times_ms
+    cut = split or default_split(pipeline, times)
+    labels = _labels(pipeline, ids, times, verdicts, cut.cut_ms)
+    train = cut.parts(times, labels.known_at_ms).train
+    return fit_encodings(features, categories, train, labels.is_positive)
 
 
 def raw_events(path: Path, positions: Int64Array) -> tuple[bytes, ...]:
