@@ -70,9 +70,10 @@ def edge_rows(
     """
     parent, edge = parents(trees), round_down(trees.threshold)
     inner = np.flatnonzero(trees.feature >= 0)
-    chosen = inner[np.unique(np.linspace(0, len(inner) - 1, n_nodes_max).astype(np.int64))]
+    spread = np.linspace(0, max(0, len(inner) - 1), n_nodes_max).astype(np.int64)
+    chosen = inner[np.unique(spread)] if len(inner) else inner
     found = []
-    for index, node in enumerate(chosen.tolist() if len(inner) else []):
+    for index, node in enumerate(chosen.tolist()):
         low, high = _box(trees, parent, edge, node)
         j = trees.feature[node]
         for value in (edge[node], np.nextafter(edge[node], np.float32(np.inf))):
