@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -73,9 +74,14 @@ def read_bounded(path: Path, *, n_bytes_max: int) -> bytes:
             expected="a regular file",
             got=error.strerror or error,
         ) from error
-    with os.fdopen(handle, "rb") as file:
-        is_regular = os.path.isfile(handle)  # noqa: PTH113 -- the open file, not a path
-        content = file.read(n_bytes_max + 1) if is_regular else b""
+    # fdopen refuses a folder with an error of its own, so what it is comes first.
+    is_regular = stat.S_ISREG(os.fstat(handle).st_mode)
+    content = b""
+    if is_regular:
+        with os.fdopen(handle, "rb") as file:
+            content = file.read(n_bytes_max + 1)
+    else:
+        os.close(handle)
     if not is_regular or len(content) > n_bytes_max:
         raise SentinelError(
             ErrorCode.FILE_UNREADABLE,

@@ -12,6 +12,7 @@ import math
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sentinel.core import limits
 from sentinel.core.errors import shorten
@@ -92,17 +93,19 @@ def probe_accelerators(
     s_max : float
         Seconds.
     """
-    program = shutil.which(command[0])
+    program, name = shutil.which(command[0]), Path(command[0]).name
     if program is None:
-        return _failed(f"{command[0]} is not installed", before)
+        return _failed(f"{name} is not installed", before)
     try:
         answer = _ask((program, *command[1:]), s_max)
         accelerators = parse_query(answer)
         cuda = parse_cuda_version(_ask((program,), s_max)) if accelerators else ""
     except subprocess.TimeoutExpired:
-        return _failed(f"{command[0]} did not answer within {s_max:g} s", before)
-    except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        return _failed(shorten(f"{command[0]}: {error}"), before)
+        return _failed(f"{name} did not answer within {s_max:g} s", before)
+    except subprocess.CalledProcessError as error:
+        return _failed(f"{name} ended with status {error.returncode}", before)
+    except (OSError, ValueError) as error:
+        return _failed(shorten(f"{name}: {error}"), before)
     return AcceleratorProbe(accelerators, cuda)
 
 
