@@ -55,6 +55,7 @@ NATIVE_CONSTANTS = (
     "core/native.py",
     "core/prefetch.py",
     "core/words.py",
+    "data/simulator/contracts.py",
     "features/layout.py",
     "features/matrix.py",
 )
