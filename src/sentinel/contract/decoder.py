@@ -204,7 +204,7 @@ class Decoder:
 
 def _scratch(raw: RawBatch) -> Scratch:
     """Make room for escapes: never more than the events are long; untouched unless needed."""
-    n_bytes = int(np.minimum(raw.ends - raw.starts, limits.EVENT_BYTES_MAX).sum())
+    n_bytes = int(np.clip(raw.ends - raw.starts, 0, limits.EVENT_BYTES_MAX).sum())
     return Scratch(
         texts=np.empty(n_bytes, dtype=np.uint8),
         keys=np.empty((2, KEYS_MAX), dtype=np.uint64),

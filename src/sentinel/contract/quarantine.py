@@ -380,6 +380,13 @@ def _line_of(refusal: Refusal, now_ms: int) -> bytes:
     return msgspec.json.encode(record) + b"\n"
 
 
+def _unreadable(path: Path, error: OSError) -> SentinelError:
+    is_missing = isinstance(error, FileNotFoundError)
+    code = ErrorCode.FILE_MISSING if is_missing else ErrorCode.FILE_UNREADABLE
+    expected = "a quarantine that this user may read"
+    return SentinelError(code, at=str(path), expected=expected, got=error.strerror or error)
+
+
 def read_quarantine(folder: Path, *, disk: Disk | None = None) -> Iterator[QuarantineRecord]:
     """Read a quarantine back, oldest line first; one segment in memory at a time.
 
@@ -389,15 +396,14 @@ def read_quarantine(folder: Path, *, disk: Disk | None = None) -> Iterator[Quara
     Raises
     ------
     SentinelError
-        ``quarantine-damaged`` with file and line; ``file-missing`` where there is no folder.
+        ``quarantine-damaged`` with file and line; ``file-missing`` where there is no folder;
+        ``file-unreadable`` where the disk refuses.
     """
     disk = disk or SystemDisk()
     try:
         numbers = _segment_numbers(disk.names(folder))
     except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_MISSING, at=str(folder), expected="a folder", got="nothing"
-        ) from error
+        raise _unreadable(folder, error) from error
     decoder = msgspec.json.Decoder(QuarantineRecord)
     for number in numbers:
         path = folder / _segment_name(number)
@@ -405,6 +411,8 @@ def read_quarantine(folder: Path, *, disk: Disk | None = None) -> Iterator[Quara
             lines = disk.read(path).split(b"\n")[:-1]
         except FileNotFoundError:
             continue  # removed by its writer while we read
+        except OSError as error:
+            raise _unreadable(path, error) from error
         for index, line in enumerate(lines):
             try:
                 yield decoder.decode(line)

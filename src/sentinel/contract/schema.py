@@ -216,7 +216,9 @@ def _check_rules(field: Field, place: str) -> None:
         _check_bounds(field, place)
     if field.kind is FieldKind.TEXT:
         most = limits.TEXT_BYTES_MAX
-        _require(1 <= field.bytes_max <= most, place, f"bytes_max of 1 to {most}", field.bytes_max)
+        _require(
+            _within(field.bytes_max, 1, most), place, f"bytes_max of 1 to {most}", field.bytes_max
+        )
     if field.kind is FieldKind.DECIMAL:
         most = limits.DECIMAL_SCALE_MAX
         _require(_within(field.scale, 0, most), place, f"a scale of 0 to {most}", field.scale)
