@@ -307,7 +307,8 @@ def _threshold(
     if above is not None:
         return above
     ordered = np.sort(scores)
-    n_above = math.floor(min(1.0, already + (share or 0.0)) * len(ordered))
+    # A share that is itself a count over the number of scores must not lose one to rounding.
+    n_above = math.floor(min(1.0, already + (share or 0.0)) * len(ordered) + 1e-9)
     return float(ordered[len(ordered) - 1 - n_above]) if n_above < len(ordered) else 0.0
 
 
