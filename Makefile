@@ -25,9 +25,10 @@ bench: ## every benchmark, with its limit and its rival beside it
 
 lock: ## compile requirements/*.in to exact versions with hashes
 	@tools/setup.sh requirements/dev.lock
-	@for name in bootstrap serve train dev; do \
-	    .venv/bin/uv pip compile -q requirements/$$name.in -o requirements/$$name.lock \
-	        --python-version 3.11 --universal --generate-hashes \
+	@for name in bootstrap dev train serve; do \
+	    case $$name in train|serve) agree="-c requirements/dev.lock";; *) agree=;; esac; \
+	    .venv/bin/uv pip compile -q requirements/$$name.in $$agree -o requirements/$$name.lock \
+	        --python-version 3.11 --universal --generate-hashes --no-annotate \
 	        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" || exit 1; \
 	done
 
