@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sentinel.contract import RawBatch
+from sentinel.contract.decoder import Decoder
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.data.simulator.contracts import Verdict
-from sentinel.features import Engine, compile_plan
+from sentinel.features import Engine, FeatureSet, compile_plan
 from sentinel.release import Label, Pipeline
 from sentinel.training.history import (
     History,
@@ -28,7 +31,6 @@ def test_a_log_of_refused_events_only_is_named(tmp_path: Path, pipeline: Pipelin
     events.write_text('{"amount": "NaN"}\n')
     feedback.write_text('{"is_fraud": 1}\n')
     plain = [f for f in pipeline.features.features if f.kind != "category-encoding"]
-    from sentinel.features import FeatureSet
 
     fitted = FeatureSet(
         "plain",
@@ -37,7 +39,6 @@ def test_a_log_of_refused_events_only_is_named(tmp_path: Path, pipeline: Pipelin
         feedback=pipeline.features.feedback,
         features=plain,
     )
-    from dataclasses import replace
 
     with pytest.raises(SentinelError) as caught:
         read_history(replace(pipeline, features=fitted), events, feedback)
@@ -79,7 +80,6 @@ def test_no_label_is_known_before_its_verdict(history: History, logs: tuple[Path
 
 
 def test_silence_is_genuine_where_the_pipeline_says_so(history: History) -> None:
-    from dataclasses import replace
 
     label = Label(
         of=Verdict.is_fraud, event=Verdict.transaction_id, delay="7d", unlabelled="genuine"
@@ -111,9 +111,6 @@ def test_vectors_are_what_the_live_engine_gives_event_by_event(
     history: History, logs: tuple[Path, Path]
 ) -> None:
     """The first events through a fresh engine, one at a time, to the last bit."""
-    from sentinel.contract import RawBatch
-    from sentinel.contract.decoder import Decoder
-
     engine = Engine(compile_plan(history.features))
     decoder = Decoder(history.features.events)
     lines = logs[0].read_bytes().splitlines()[:200]

@@ -250,7 +250,7 @@ PARITY_ROWS_MAX = 4_096
 REFERENCE_ROWS_MAX = 50_000
 CANARY_EVENTS_DEFAULT = 256
 # Events whose log is cut just before them in the time-travel test.
-TIME_TRAVEL_EVENTS_DEFAULT = 64
+TIME_TRAVEL_EVENTS_DEFAULT = 256
 # Resamples of a bootstrap: the 95 % bounds are then good to a few percent of their width.
 BOOTSTRAP_RESAMPLES_DEFAULT = 200
 BOOTSTRAP_RESAMPLES_MAX = 10_000
