@@ -291,7 +291,7 @@ def _replay(
         quarantine=folder / "quarantine",
         log=folder / "log",
     )
-    with watch.step("replay"), open_session(plan, settings) as session:
+    with open_session(plan, settings) as session:
         seen = DecisionWatch(session.loaded.events, session.loaded.parts.plan.names)
         job = FileJob(
             events=data.events,
@@ -301,7 +301,8 @@ def _replay(
             n_events_batch=settings.batch_events,
         )
         watchers = Watchers(on_decisions=seen.see)
-        report = run_job(session, job, output, title="replaying", watchers=watchers)
+        with watch.step("replay"):
+            report = run_job(session, job, output, title="replaying", watchers=watchers)
         if report.is_interrupted:
             output.note(f"Interrupted before line {report.next_position:,}.")
             return ExitCode.INTERRUPTED

@@ -14,7 +14,7 @@ from sentinel.cli.status import status_of, status_panel
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from sentinel.cli.demo_watch import DecisionWatch, Flagged, Quality
+    from sentinel.cli.demo_watch import DecisionWatch, Quality
     from sentinel.cli.session import Session
     from sentinel.contract import ContractSchema
     from sentinel.streaming import FileReport
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _N_STEPS = 7
 # Features shown of a flagged payment: what fits on the page.
-_FEATURES_SHOWN_MAX = 12
+_FEATURES_SHOWN_MAX = 14
 
 
 def heading(step: int, title: str, about: str) -> RenderableType:
@@ -105,7 +105,7 @@ def closing_page(
         _numbers(session, report, seconds),
         _outcomes(report),
         _quality_table(seen, labels),
-        *(_flagged_table(each, seen.is_fraud(labels, each)) for each in seen.flagged()),
+        _flagged_table(seen, labels),
         status_panel(status_of(session)),
     ]
 
@@ -194,17 +194,31 @@ def _quality_table(seen: DecisionWatch, labels: Labels) -> RenderableType:
     )
 
 
-def _flagged_table(flagged: Flagged, is_fraud: bool | None) -> RenderableType:
-    came = {True: "it was fraud", False: "it was genuine", None: "nobody knows yet"}[is_fraud]
-    known = {name: value for name, value in flagged.features.items() if value is not None}
-    shown = dict(list(known.items())[:_FEATURES_SHOWN_MAX])
-    features = ", ".join(f"{name} {value:,.4g}" for name, value in shown.items())
-    more = len(flagged.features) - len(shown)
-    event = ", ".join(f"{name} {value}" for name, value in flagged.event_fields.items())
-    return pairs(
-        f"{flagged.outcome.capitalize()}: {flagged.event_id}, score {flagged.score:.3f}; {came}",
-        {"event": event, "features": features + (f", and {more} more" if more else "")},
-    )
+def _flagged_table(seen: DecisionWatch, labels: Labels) -> RenderableType:
+    """Put the flagged payments side by side: what they are, and what was known of them."""
+    flagged = seen.flagged()
+    known = {True: "fraud", False: "genuine", None: "nobody knows yet"}
+    rows: list[list[str]] = [
+        ["score", *(f"{each.score:.3f}" for each in flagged)],
+        ["outcome", *(each.outcome for each in flagged)],
+        ["verdict, later", *(known[seen.is_fraud(labels, each)] for each in flagged)],
+    ]
+    names = list(flagged[0].event_fields) if flagged else []
+    rows += [[name, *(each.event_fields[name] for each in flagged)] for name in names]
+    features = list(flagged[0].features) if flagged else []
+    rows += [
+        [f"• {name}", *(_feature(each.features[name]) for each in flagged)]
+        for name in features[:_FEATURES_SHOWN_MAX]
+    ]
+    if len(features) > _FEATURES_SHOWN_MAX:
+        n_more = len(features) - _FEATURES_SHOWN_MAX
+        rows.append([f"and {n_more} more features", *("" for _ in flagged)])
+    header = ["", *(f"payment {i + 1}" for i in range(len(flagged)))]
+    return table("Flagged payments, and the features (•) they were scored on", header, rows)
+
+
+def _feature(value: float | None) -> str:
+    return "no history" if value is None else f"{value:,.4g}"
 
 
 def _encoded(fields: Mapping[str, object]) -> bytes:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Tables are made to be read at this width; a wider terminal does not stretch them.
 WIDTH_COLUMNS = 100
+# One line of a cell: long text is folded, and cut only where it is hopeless.
+_CELL_CHARACTERS_MAX = 500
 
 
 class StdoutClosedError(Exception):

@@ -61,10 +61,14 @@ def status_of(session: Session) -> Status:
     """Put the status block of a session together."""
     from sentinel.hardware import probe_accelerators
     from sentinel.monitoring import build_status
+    from sentinel.release import Standing
 
     scorer = session.scorer.status()
+    release = session.loaded.manifest.label
+    if session.loaded.standing is not Standing.APPROVED:
+        release = f"{release}, {session.loaded.standing}"
     return build_status(
-        release=session.loaded.manifest.label,
+        release=release,
         p99_s=session.metrics.quantile("inference_latency_seconds", 0.99),
         drift_score=scorer.drift_score,
         troubles=_troubles(session),
@@ -86,8 +90,8 @@ def _troubles(session: Session) -> list[Trouble]:
 
     scorer = session.scorer.status()
     troubles = []
-    if session.loaded.standing is not Standing.APPROVED:
-        troubles.append(Trouble(f"release {session.loaded.standing}", Severity.DEGRADED))
+    if session.loaded.standing is Standing.UNAPPROVED:
+        troubles.append(Trouble(f"the release is {session.loaded.standing}", Severity.DEGRADED))
     troubles += [Trouble(cause) for cause in scorer.causes]
     if session.scorer.drift is not None and session.scorer.drift.latest is not None:
         alarms = session.scorer.drift.latest.alarms
