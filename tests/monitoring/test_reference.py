@@ -122,6 +122,18 @@ def test_other_data_are_no_reference(data: object) -> None:
     assert error.value.code is ErrorCode.REFERENCE_INVALID
 
 
+@pytest.mark.parametrize("names", [NAMES[:-1], NAMES[::-1], (*NAMES, "more"), ()])
+def test_a_reference_of_other_features_is_refused(
+    reference: Reference, names: tuple[str, ...]
+) -> None:
+    """Another order would compare amounts with counts."""
+    reference.require_names(NAMES)
+    with pytest.raises(SentinelError) as error:
+        reference.require_names(names)
+    assert error.value.code is ErrorCode.REFERENCE_INVALID
+    assert error.value.at == "reference.feature_names"
+
+
 def test_a_value_that_fills_quantiles_has_a_bin_of_its_own(reference: Reference) -> None:
     """Zeros of a count are not mixed with its ones."""
     features, _, _ = _rows(4000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -49,6 +50,22 @@ def test_every_value_falls_where_a_search_puts_it(values: np.ndarray, edges: lis
     assert sketch.counts[0, :16].tolist() == expected.tolist()
     assert sketch.counts[0, NOT_FINITE_SLOT] == len(column) - len(finite)
     assert sketch.n_events == 40
+
+
+@pytest.mark.parametrize("change", range(4))
+def test_arrays_that_do_not_fit_each_other_are_refused(change: int) -> None:
+    """The kernels write where they are told, so they are told nothing wrong."""
+    rows = [
+        np.zeros((3, 1), dtype=np.float32),
+        np.zeros((3, 1), dtype=np.uint8),
+        np.zeros(3),
+        np.zeros(3, dtype=np.bool_),
+    ]
+    sketch, edges = Sketch.empty(1), _edges([0.0], [0.5])
+    sketch.update(edges, *rows)
+    rows[change] = np.concatenate([rows[change], rows[change]], axis=-1)
+    with pytest.raises(ValueError, match="do not fit"):
+        sketch.update(edges, *rows)
 
 
 def test_defaulted_and_stale_values_have_slots_of_their_own() -> None:

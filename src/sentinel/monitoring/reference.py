@@ -125,6 +125,17 @@ class Reference:
             correlation=_correlation(blocks, sketch),
         )
 
+    def require_names(self, feature_names: tuple[str, ...]) -> None:
+        """Refuse to be used for other features than it was built from, or in another order.
+
+        Raises
+        ------
+        SentinelError
+            ``reference-invalid``.
+        """
+        if feature_names != self.feature_names:
+            raise _invalid("feature_names", ", ".join(feature_names), ", ".join(self.feature_names))
+
     def to_data(self) -> dict[str, object]:
         """Return plain data, without infinities."""
         n_features = len(self.feature_names)

@@ -89,7 +89,24 @@ class Sketch:
         scores : ndarray of float64, shape (n,)
         is_held : ndarray of bool, shape (n,)
             Rows without a score.
+
+        Raises
+        ------
+        ValueError
+            When the shapes do not agree: the kernels do not check again.
         """
+        n_rows, n_features = features.shape
+        n_lengths = {n_rows, len(scores), len(is_held)}
+        if (
+            self.counts.shape != (n_features + 1, N_SLOTS)
+            or edges.shape != (n_features + 1, N_EDGES)
+            or status.shape != features.shape
+            or len(n_lengths) != 1
+        ):
+            raise ValueError(
+                f"a sketch of {len(self.counts) - 1} features: features {features.shape}, "
+                f"status {status.shape}, {len(scores)} scores, {len(is_held)} held do not fit"
+            )
         _count(
             np.ascontiguousarray(features),
             np.ascontiguousarray(status),
