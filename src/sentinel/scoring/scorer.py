@@ -97,6 +97,8 @@ class Scorer:
             refused_share_max=parts.policy.refused_share_max,
             events_min=parts.policy.refused_events_min,
         )
+        if parts.reference is not None:
+            parts.reference.require_names(parts.plan.names)
         self.drift = DriftMonitor(parts.reference) if parts.reference is not None else None
         self._counts = Counts()
         self._measures = Measures(sinks.metrics, self.timer, self.status)
