@@ -103,6 +103,17 @@ def test_a_bent_signature_does_not_hold(how: str) -> None:
     assert not is_signed_by(KEY.key_id, BENT[how], MESSAGE)
 
 
+SPECIAL = [0, 1, ORDER - 1, ORDER, PRIME, PRIME - 1, 2**255 - 1, 2**256 - 1]
+
+
+@pytest.mark.parametrize("r", SPECIAL)
+def test_special_values_of_r_and_s_do_not_hold(r: int) -> None:
+    """Every pair of the values that careless verifiers take for anything."""
+    for s in SPECIAL:
+        bent = r.to_bytes(32, "little") + s.to_bytes(32, "little")
+        assert not is_signed_by(KEY.key_id, bent, MESSAGE)
+
+
 @given(st.integers(0, 511))
 def test_a_signature_with_one_changed_bit_does_not_hold(bit: int) -> None:
     changed = bytearray(SIGNATURE)
