@@ -12,6 +12,7 @@ rows, whose answers are judged and go nowhere.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -100,6 +101,7 @@ class GuardedChampion:
         self._runner = runner
         self._lap = lap
         self._is_check_wanted = False
+        self._lock = threading.Lock()
         self.breaker = Breaker(policy.breaker, now_s=clock.monotonic_s())
         self._sanity_guard = SanityGuard(
             Sanity(policy.outputs, path.champion, policy.canary_tolerance),
@@ -148,13 +150,14 @@ class GuardedChampion:
             if error.code is not ErrorCode.MODEL_FAILED:
                 raise
             report = CanaryReport(False, Step.CHAMPION, "champion", "scores", str(error))
-        before = self.canary_state
-        self.canary_state = CanaryState(
-            report,
-            self._clock.monotonic_s(),
-            before.n_checks + 1,
-            before.n_failures + (not report.passed),
-        )
+        with self._lock:  # a check beside scoring and one that a person asked for may meet
+            before = self.canary_state
+            self.canary_state = CanaryState(
+                report,
+                self._clock.monotonic_s(),
+                before.n_checks + 1,
+                before.n_failures + (not report.passed),
+            )
         if not report.passed:
             self._shut_off(f"canary: {report}")
         return report
