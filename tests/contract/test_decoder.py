@@ -496,6 +496,24 @@ def test_bounds_outside_the_content_are_a_defect_of_the_caller(
         decoder.decode(batch)
 
 
+def test_a_line_of_100_megabytes_is_refused_at_once(decoder: Decoder) -> None:
+    content = np.full(100_000_000, ord(" "), dtype=np.uint8)
+    batch = RawBatch(
+        content=content,
+        starts=np.zeros(1, dtype=np.int64),
+        ends=np.array([len(content)], dtype=np.int64),
+        source="file",
+        partition=0,
+        positions=np.zeros(1, dtype=np.int64),
+    )
+    tracemalloc.start()
+    (refusal,) = decoder.decode(batch).refusals
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (refusal.code, refusal.n_bytes) == (RefusalCode.BODY_TOO_LARGE, 100_000_000)
+    assert peak < 1_000_000
+
+
 def test_an_empty_batch_gives_an_empty_batch(decoder: Decoder) -> None:
     decoded = decoder.decode(RawBatch.from_events([]))
     assert (decoded.events.n_rows, decoded.refusals) == (0, ())

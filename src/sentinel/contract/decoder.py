@@ -172,33 +172,41 @@ class Decoder:
     def _refusals(
         self, raw: RawBatch, faults: Int64Array, refused: Int64Array
     ) -> tuple[Refusal, ...]:
+        """Explain what the budget allows, and name the codes of the rest."""
+        if not len(refused):
+            return ()
+        content = np.ascontiguousarray(raw.content).data
+        starts, ends = raw.starts[refused], raw.ends[refused]
+        lengths = ends - starts if raw.whole_lengths is None else raw.whole_lengths[refused]
+        heads = np.minimum(ends, starts + limits.EVENT_BYTES_MAX)
+        times = raw.received_at_ms
+        rows = zip(
+            faults[refused].tolist(),
+            starts.tolist(),
+            heads.tolist(),
+            lengths.tolist(),
+            raw.positions[refused].tolist(),
+            [None] * len(refused) if times is None else times[refused].tolist(),
+            strict=True,
+        )
         budget = limits.EXPLAINED_BYTES_MAX
+        source, partition = raw.source, raw.partition
+        by_code: dict[int, tuple[Fault, ...]] = {}
         refusals = []
-        for index in refused.tolist():
-            start, end = int(raw.starts[index]), int(raw.ends[index])
-            n_bytes = end - start
-            content = raw.content[start : min(end, start + limits.EVENT_BYTES_MAX)].tobytes()
-            if raw.whole_lengths is not None:
-                n_bytes = int(raw.whole_lengths[index])
-            codes = codes_of(int(faults[index]))
-            found = tuple(Fault(code) for code in codes)
-            if n_bytes > limits.EVENT_BYTES_MAX or len(content) <= budget:
-                budget -= 0 if n_bytes > limits.EVENT_BYTES_MAX else len(content)
-                received = None if raw.received_at_ms is None else int(raw.received_at_ms[index])
-                found = explain(self.schema, content, n_bytes=n_bytes, received_at_ms=received)[
-                    : limits.FAULTS_PER_EVENT_MAX
-                ]
-            refusals.append(
-                Refusal(
-                    code=codes[0],
-                    faults=found,
-                    source=raw.source,
-                    partition=raw.partition,
-                    position=int(raw.positions[index]),
-                    content=content,
-                    n_bytes=n_bytes,
-                )
-            )
+        for bits, start, end, n_bytes, position, received in rows:
+            event = bytes(content[start:end])
+            cost = end - start if n_bytes <= limits.EVENT_BYTES_MAX else 0
+            if cost <= budget:
+                budget -= cost
+                found = explain(self.schema, event, n_bytes=n_bytes, received_at_ms=received)
+                found = found[: limits.FAULTS_PER_EVENT_MAX]
+            else:
+                known = by_code.get(bits)
+                if known is None:
+                    known = by_code[bits] = tuple(Fault(code) for code in codes_of(bits))
+                found = known
+            code = found[0].code
+            refusals.append(Refusal(code, found, source, partition, position, event, n_bytes))
         return tuple(refusals)
 
 

@@ -16,8 +16,8 @@ import decimal
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from sentinel.contract.codes import REFUSAL_CODES, RefusalCode
 from sentinel.contract.refusal import Fault
@@ -26,8 +26,8 @@ from sentinel.core import limits
 from sentinel.core.errors import shorten
 
 _SPACE = b" \t\n\r"
-_PRECEDENCE = {code: index for index, code in enumerate(REFUSAL_CODES)}
-_PLAIN_KEY = re.compile(r"[A-Za-z_@$][A-Za-z0-9_@$]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN_KEY = re.compile(r"[A-Za-z_@$][A-Za-z0-9_@$]{0,63}")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)",
@@ -37,8 +37,7 @@ _EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
 _DAY_MS, _HOUR_MS, _MINUTE_MS = 86_400_000, 3_600_000, 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Number:
+class _Number(msgspec.Struct, frozen=True, gc=False):
     """A number as it is written; ``NaN`` and infinities included."""
 
     token: str
@@ -49,18 +48,45 @@ class _Number:
         return not self.is_float or math.isfinite(float(self.token))
 
 
-@dataclass(frozen=True, slots=True)
-class _Object:
+class _Object(msgspec.Struct, frozen=True):
     """An object as it is written, duplicate keys included."""
 
     pairs: list[tuple[str, object]]
 
 
+# Where a value stands: what is around it, and the key or index in there. Written out only for a
+# fault, for an event may hold thousands of values.
+_Place = tuple["_Place | None", str | int]
+
+
+class _Findings:
+    """The faults of an event; of each code no more than a refusal may list."""
+
+    def __init__(self) -> None:
+        self._faults: dict[RefusalCode, list[Fault]] = {code: [] for code in REFUSAL_CODES}
+
+    def add(self, code: RefusalCode, place: _Place | None, expected: str, got: object) -> None:
+        """Note a fault; ``got`` is a value, or a text to be shown as it is."""
+        faults = self._faults[code]
+        if len(faults) < limits.FAULTS_PER_EVENT_MAX:
+            faults.append(Fault(code, _path(place), expected, _shown(got)))
+
+    def sorted(self) -> tuple[Fault, ...]:
+        """Return the faults by precedence, then as they stand in the event."""
+        return tuple(fault for faults in self._faults.values() for fault in faults)
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """Something to be said of a value in place of the value."""
+
+    text: str
+
+
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_Object,
-    parse_int=lambda token: _Number(token, is_float=False),
-    parse_float=lambda token: _Number(token, is_float=True),
-    parse_constant=lambda token: _Number(token, is_float=True),
+    parse_int=lambda token: _Number(token, False),
+    parse_float=lambda token: _Number(token, True),
+    parse_constant=lambda token: _Number(token, True),
 )
 
 
@@ -82,7 +108,8 @@ def explain(
     Returns
     -------
     tuple of Fault
-        By precedence, then as they stand in the event; empty for an event without a fault.
+        By precedence, then as they stand in the event, at most ``FAULTS_PER_EVENT_MAX`` of each
+        code; empty for an event without a fault.
 
     Examples
     --------
@@ -99,8 +126,10 @@ def explain(
     read = _read(content, n_bytes)
     if isinstance(read, Fault):
         return (read,)
-    faults = [*_faults_of_values(read, "$"), *_faults_of_event(schema, read, received_at_ms)]
-    return tuple(sorted(faults, key=lambda fault: _PRECEDENCE[fault.code]))
+    findings = _Findings()
+    _find_in_value(read, None, findings)
+    _find_in_event(schema, read, received_at_ms, findings)
+    return findings.sorted()
 
 
 def _read(content: bytes, n_bytes: int) -> object:
@@ -147,63 +176,71 @@ def _too_deep_at(text: str) -> int:
     return -1
 
 
-def _step(path: str, key: str) -> str:
-    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f'{path}["{shorten(key)}"]'
+def _path(place: _Place | None) -> str:
+    steps: list[str] = []
+    while place is not None:
+        place, step = place
+        if isinstance(step, int):
+            steps.append(f"[{step}]")
+        else:
+            steps.append(f".{step}" if _PLAIN_KEY.fullmatch(step) else f'["{shorten(step)}"]')
+    return shorten(
+        "$" + "".join(reversed(steps)), n_characters_max=limits.ERROR_PLACE_CHARACTERS_MAX
+    )
 
 
 def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return _SURROGATE.search(text) is not None
 
 
-def _faults_of_values(value: object, path: str) -> Iterator[Fault]:
+def _find_in_value(value: object, place: _Place | None, findings: _Findings) -> None:
     """Find what no event may hold anywhere; recursion is bounded by the depth limit."""
-    if isinstance(value, _Number) and not value.is_finite:
-        yield Fault(RefusalCode.NON_FINITE, path, "a finite number", shorten(value.token))
-    elif isinstance(value, str) and _has_surrogate(value):
-        expected = "text without lone surrogates"
-        yield Fault(RefusalCode.LONE_SURROGATE, path, expected, _shown(value))
+    if isinstance(value, str):
+        if _has_surrogate(value):
+            expected = "text without lone surrogates"
+            findings.add(RefusalCode.LONE_SURROGATE, place, expected, value)
+    elif isinstance(value, _Number):
+        if not value.is_finite:
+            findings.add(RefusalCode.NON_FINITE, place, "a finite number", value)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _faults_of_values(item, f"{path}[{index}]")
+            _find_in_value(item, (place, index), findings)
     elif isinstance(value, _Object):
         seen: set[str] = set()
         for key, item in value.pairs:
             if _has_surrogate(key):
                 expected = "a key without lone surrogates"
-                yield Fault(RefusalCode.LONE_SURROGATE, path, expected, _shown(key))
+                findings.add(RefusalCode.LONE_SURROGATE, place, expected, key)
             if key in seen:
-                where = _step(path, key)
-                yield Fault(RefusalCode.DUPLICATE_KEY, where, "each key once", "a second")
+                said = _Said("a second")
+                findings.add(RefusalCode.DUPLICATE_KEY, (place, key), "each key once", said)
             seen.add(key)
-            yield from _faults_of_values(item, _step(path, key))
+            _find_in_value(item, (place, key), findings)
 
 
-def _faults_of_event(
-    schema: ContractSchema, event: object, received_at_ms: int | None
-) -> Iterator[Fault]:
+def _find_in_event(
+    schema: ContractSchema, event: object, received_at_ms: int | None, findings: _Findings
+) -> None:
     """Find what the contract does not allow; of duplicate keys the first value counts."""
     if not isinstance(event, _Object):
-        yield Fault(RefusalCode.NOT_AN_OBJECT, "$", "a JSON object", _shown(event))
+        findings.add(RefusalCode.NOT_AN_OBJECT, None, "a JSON object", event)
         return
     values = dict(reversed(event.pairs))
     known = {field.name for field in schema.fields}
     for key, value in event.pairs:
         if key not in known:
-            where = _step("$", key)
-            yield Fault(
-                RefusalCode.UNKNOWN_FIELD, where, "only fields of the contract", _shown(value)
-            )
+            expected = "only fields of the contract"
+            findings.add(RefusalCode.UNKNOWN_FIELD, (None, key), expected, value)
     for field in schema.fields:
-        where = _step("$", field.name)
-        if field.name not in values:
-            if field.required:
-                expected = field.expectation()
-                yield Fault(RefusalCode.MISSING_FIELD, where, expected, "nothing")
-            continue
-        value = values[field.name]
-        code = _judge(field, value, received_at_ms)
-        if code is not None:
-            yield Fault(code, where, _expected(field, code), _shown(value))
+        place = (None, field.name)
+        if field.name in values:
+            value = values[field.name]
+            code = _judge(field, value, received_at_ms)
+            if code is not None:
+                findings.add(code, place, _expected(field, code), value)
+        elif field.required:
+            expected = field.expectation()
+            findings.add(RefusalCode.MISSING_FIELD, place, expected, _Said("nothing"))
 
 
 def _expected(field: Field, code: RefusalCode) -> str:
@@ -215,6 +252,8 @@ def _expected(field: Field, code: RefusalCode) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, _Said):
+        return value.text
     if isinstance(value, _Number):
         return shorten(value.token)
     if isinstance(value, str):

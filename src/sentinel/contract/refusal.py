@@ -7,7 +7,7 @@ import msgspec
 from sentinel.contract.codes import RefusalCode
 
 
-class Fault(msgspec.Struct, frozen=True):
+class Fault(msgspec.Struct, frozen=True, gc=False):
     """One thing that is wrong with an event.
 
     Attributes
@@ -28,7 +28,7 @@ class Fault(msgspec.Struct, frozen=True):
     got: str = ""
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """An event that was refused, whole, with its faults and where it came from.
 
     Attributes

@@ -45,9 +45,9 @@ CATEGORY_BYTES_MAX = 128
 DECIMAL_SCALE_MAX = 9
 # Minor units that survive the way into a float64 feature.
 DECIMAL_MINOR_MAX = FLOAT_EXACT_INTEGER_MAX
-# Listing all faults of a refused event is Python and costs 20 to 100 µs; this much a batch, so
-# that garbage at full rate does not stop the good events beside it.
-EXPLAINED_BYTES_MAX = 64 * 1024
+# Listing all faults of a refused event is Python, 0.1 to 0.5 µs a byte; this much a batch, so that
+# garbage at full rate does not stop the good events beside it.
+EXPLAINED_BYTES_MAX = 16 * 1024
 # A person reads a few faults, not thousands.
 FAULTS_PER_EVENT_MAX = 16
 # Quarantine: 32 segments of 32 MB are 1 GB at most, and an hour of quiet is one file.
