@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import threading
 from pathlib import Path
@@ -13,8 +15,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from sentinel.core import limits
-from sentinel.monitoring import LogCounts, Metrics, StageTimer
+from sentinel.hardware import AcceleratorProbe
+from sentinel.hardware.accelerators import parse_query
+from sentinel.monitoring import Health, LogCounts, Metrics, StageTimer
 from sentinel.monitoring.drift import Cause, DriftAlarm, DriftReport, Verdict
+from sentinel.monitoring.logs import LineHandler
 from sentinel.monitoring.metric_table import METRICS, N_SERIES_MAX, Kind
 
 PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
@@ -269,3 +274,46 @@ def test_the_process_itself_is_exported_when_wanted() -> None:
     """Memory and processor time, for the leak watch."""
     text = Metrics().exposition()[0].decode()
     assert "process_resident_memory_bytes" in text
+
+
+def test_what_runs_and_how_it_is_are_exported(metrics: Metrics) -> None:
+    """One release at a time, one state at a time."""
+    metrics.record_health(Health.DEGRADED)
+    metrics.record_release("cards 1", digest="a" * 64, is_approved=True)
+    metrics.record_release("cards 2", digest="b" * 64, is_approved=False)
+    series = _series(metrics)
+    assert series["sentinel_health[('state', 'DEGRADED')]"] == 1
+    assert series["sentinel_health[('state', 'HEALTHY')]"] == 0
+    infos = [name for name in series if name.startswith("sentinel_release_info")]
+    assert len(infos) == 1
+    assert "('approved', 'false')" in infos[0]
+    assert "('release', 'cards 2')" in infos[0]
+
+
+def test_a_stale_gpu_reading_leaves_the_metrics(metrics: Metrics) -> None:
+    """A number that is old would be read as one that is new."""
+    text = "0, H200, 570.1, 37, 100, 143771, 41, 213\n1, H200, 570.1, [N/A], 0, 143771, 41, 213\n"
+    probe = AcceleratorProbe(parse_query(text))
+    metrics.record_accelerators(probe)
+    assert metrics.value("sentinel_gpu_utilization_ratio", gpu="0") == 0.37
+    assert metrics.value("sentinel_gpu_utilization_ratio", gpu="1") is None
+    assert metrics.value("sentinel_gpu_memory_used_bytes", gpu="1") == 0
+    metrics.record_accelerators(AcceleratorProbe(tuple(g.aged() for g in probe.accelerators)))
+    assert metrics.value("sentinel_gpu_utilization_ratio", gpu="0") is None
+    assert metrics.value("sentinel_gpu_memory_used_bytes", gpu="0") is None
+
+
+def test_log_lines_and_those_that_nobody_read_are_counted(metrics: Metrics) -> None:
+    """Read at the scrape, so that logging itself pays nothing."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    handler = LineHandler(writer)
+    metrics.watch_lines(handler)
+    for level in (logging.INFO, logging.INFO, logging.ERROR):
+        handler.emit(logging.LogRecord("sentinel", level, "", 1, "x", (), None))
+    handler.close()
+    os.close(writer)
+    series = _series(metrics)
+    assert series["sentinel_log_lines_total[('level', 'info')]"] == 2
+    assert series["sentinel_log_lines_total[('level', 'error')]"] == 1
+    assert series["sentinel_log_lines_dropped_total[]"] == 3

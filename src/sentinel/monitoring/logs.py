@@ -111,6 +111,8 @@ class LineHandler(logging.Handler):
     ----------
     n_written, n_dropped : int
         ``emitted = n_written + n_dropped`` after :meth:`close`.
+    n_by_level : dict of str to int
+        Lines emitted, by level, those that were dropped included.
     """
 
     def __init__(self, descriptor: int, *, n_lines_max: int = limits.LOG_LINES_MAX) -> None:
@@ -121,11 +123,15 @@ class LineHandler(logging.Handler):
         self._close_by_s = math.inf
         self.n_written = 0
         self.n_dropped = 0
+        self.n_by_level: dict[str, int] = {}
         self._thread = threading.Thread(target=self._run, name="log-lines", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one line; drop and count it where there is no room."""
+        level = record.levelname.lower()
+        with self._count_lock:
+            self.n_by_level[level] = self.n_by_level.get(level, 0) + 1
         try:
             line = self.format(record).encode() + b"\n"
             self._queue.put_nowait(line)

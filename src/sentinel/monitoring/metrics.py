@@ -17,11 +17,14 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import shorten
+from sentinel.hardware.accelerators import AcceleratorProbe
 from sentinel.monitoring.decision_log import LogCounts
 from sentinel.monitoring.drift import DriftReport
 from sentinel.monitoring.latency import BUCKETS_S, LatencyHistogram
+from sentinel.monitoring.logs import LineHandler
 from sentinel.monitoring.metric_table import METRICS, Kind, Metric
 from sentinel.monitoring.stages import StageTimer
+from sentinel.monitoring.status import Health
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -167,6 +170,42 @@ class Metrics:
         with self._lock:
             for stage, histogram in timer.histograms.items():
                 self._histograms["sentinel_stage_seconds"][(stage,)] = histogram
+
+    def watch_lines(self, handler: LineHandler) -> None:
+        """Export the counts of the application log as they stand at each scrape."""
+
+        def read() -> None:
+            for level, n in list(handler.n_by_level.items()):
+                self.advance("sentinel_log_lines_total", n, level=level)
+            self.advance("sentinel_log_lines_dropped_total", handler.n_dropped)
+
+        self.before_scrape(read)
+
+    def record_health(self, health: Health) -> None:
+        """Take in the state of the process."""
+        self.put_state("sentinel_health", health, tuple(Health))
+
+    def record_release(self, release: str, *, digest: str, is_approved: bool) -> None:
+        """Say what runs."""
+        with self._lock:
+            self._values["sentinel_release_info"].clear()
+            self.put(
+                "sentinel_release_info",
+                1.0,
+                release=release,
+                digest=digest,
+                approved=str(is_approved).lower(),
+            )
+
+    def record_accelerators(self, probe: AcceleratorProbe) -> None:
+        """Take in the readings of the GPUs; a stale or missing one is absent."""
+        for gpu in probe.accelerators:
+            index = str(gpu.index)
+            share, used = gpu.utilization_percent, gpu.memory_used_bytes
+            ratio = share.value / 100 if share.value is not None and not share.is_stale else None
+            self.put("sentinel_gpu_utilization_ratio", ratio, gpu=index)
+            n_bytes = None if used.is_stale else used.value
+            self.put("sentinel_gpu_memory_used_bytes", n_bytes, gpu=index)
 
     # --- reading -----------------------------------------------------------------------------
 
