@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import decimal
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sentinel.contract.contract import Contract
 
 
-class Declaration:
+class Declaration(abc.ABC):
     """A field as it is declared; read from the class, it is the :class:`Field`.
 
     Parameters
@@ -44,9 +45,9 @@ class Declaration:
     def __get__(self, instance: object, owner: type[Contract]) -> Field:
         return owner.schema.field(self.name)
 
+    @abc.abstractmethod
     def build(self, contract: str) -> Field:
         """Make the field of a contract."""
-        raise NotImplementedError
 
 
 class Text(Declaration):
