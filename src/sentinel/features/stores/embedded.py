@@ -140,11 +140,13 @@ class EmbeddedStore(Engine):
         self._lock = _lock(folder) if isinstance(self._disk, SystemDisk) else -1
         self._disk.make_folder(folder)
         self._identity = bytes.fromhex(plan.identity)
+        is_recovered = False
         try:
             self.recovery = self._recover()
-        except BaseException:
-            self._unlock()
-            raise
+            is_recovered = True
+        finally:
+            if not is_recovered:
+                self._unlock()
 
     # --- what an engine does -----------------------------------------------------------------
 
