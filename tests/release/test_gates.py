@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -333,3 +335,9 @@ def test_the_canary_events_are_events_of_the_log() -> None:
     draft = make_draft(good_candidate())
     assert draft.canary is not None
     assert draft.canary.events == raw_events()[:64]
+
+
+def test_every_gate_has_a_line_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "release.md").read_text()
+    table = text.split("## Gates")[1].split("## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [g.__name__ for g in GATES]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +100,29 @@ def test_an_old_release_still_decides(name: str) -> None:
     assert (batch.served_by == ServedBy.CHAMPION).all()
     assert set(np.unique(batch.outcome)) <= {Outcome.APPROVE, Outcome.REVIEW, Outcome.DECLINE}
     assert (len(kept.refusals), sum(len(r.score) for r in kept.records)) == (0, batch.n_rows)
+
+
+WITHOUT_TRAINING = """
+import sys
+for name in ("onnx", "lightgbm", "sklearn", "scipy", "onnxmltools", "skl2onnx"):
+    sys.modules[name] = None
+import json
+import subprocess
+import sys
+from pathlib import Path
+from sentinel.release import Trust, load_release
+from sentinel.scoring.session import ModelSession
+folder = Path(sys.argv[1])
+now_ms = json.loads((folder / "expected.json").read_bytes())["now_ms"]
+release = next(path for path in folder.iterdir() if path.is_dir())
+loaded = load_release(release, Trust.load(folder / "trust.toml"), now_ms=now_ms)
+session = ModelSession(loaded.parts.champion, n_features=loaded.admitted.n_features)
+print(len(session.run(loaded.parts.canary.event_vectors)))
+"""
+
+
+def test_a_release_loads_without_any_library_of_training() -> None:
+    """What serving installs is enough: onnx, LightGBM and scikit-learn are not there."""
+    command = [sys.executable, "-c", WITHOUT_TRAINING, RELEASES / "format-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "64"), done.stderr

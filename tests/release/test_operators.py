@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -493,3 +494,9 @@ def test_serving_needs_no_onnx_package() -> None:
     package = Path(__file__).parent.parent.parent / "src" / "sentinel" / "release"
     for name in ("wire.py", "operators.py", "tree_admission.py", "load.py", "folder.py"):
         assert "import onnx" not in (package / name).read_text()
+
+
+def test_the_documentation_lists_the_operators() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "release.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("| operators |")]
+    assert re.findall(r"`([\w.]+)`", line) == list(OPERATORS)

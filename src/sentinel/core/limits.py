@@ -57,11 +57,6 @@ QUARANTINE_SEGMENTS_MAX = 32
 # Of each refusal code a minute; a thousand examples tell what is wrong, a million tell no more.
 QUARANTINE_KEPT_PER_MINUTE_MAX = 1000
 QUARANTINE_SAMPLE_EVERY = 100
-# The refused share of a source is that of the last minute, of at least so many events.
-SHARE_WINDOW_S = 60
-SHARE_READ_MIN = 20
-# Names of sources come from configuration; this bounds a mistake there.
-SHARE_SOURCES_MAX = 256
 
 # --- data -------------------------------------------------------------------------------------
 # One read of an event file: large enough to hide the call; a block of nothing but line ends takes
@@ -265,6 +260,9 @@ CHECKPOINT_EVENTS = 65_536
 BATCH_DURATIONS_MAX = 65_536
 
 _RELATIONS = {
+    "a release has room for its largest file": RELEASE_FILE_BYTES_MAX < RELEASE_BYTES_MAX,
+    "a model's file may be a release's file": MODEL_BYTES_MAX <= RELEASE_FILE_BYTES_MAX,
+    "a vector fits into the widest result": FEATURES_MAX <= MODEL_WIDTH_MAX,
     "a shown value fits the shown place": ERROR_VALUE_CHARACTERS_MAX <= ERROR_PLACE_CHARACTERS_MAX,
     "a line that is cut was too large as an event": EVENT_BYTES_MAX < EVENT_FILE_LINE_HEAD_BYTES,
     "the head of a line is a part of it": EVENT_FILE_LINE_HEAD_BYTES < EVENT_FILE_LINE_BYTES_MAX,
