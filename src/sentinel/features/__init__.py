@@ -28,7 +28,9 @@ from sentinel.features.engine import Engine, EngineCounts, known_at
 from sentinel.features.feature_set import FeatureSet
 from sentinel.features.matrix import DEFAULTED, PRESENT, STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan, compile_plan
+from sentinel.features.record import FeatureSetRecord, record_of
 from sentinel.features.replay import FeedbackOrder, Replayed, advance_log, replay
+from sentinel.features.time_travel import TimeTravelReport, time_travel, time_travel_of
 
 __all__ = [
     "DEFAULTED",
@@ -47,6 +49,7 @@ __all__ = [
     "FeatureMatrix",
     "FeaturePlan",
     "FeatureSet",
+    "FeatureSetRecord",
     "FeedbackOrder",
     "FirstSeen",
     "HourOfDay",
@@ -59,10 +62,14 @@ __all__ = [
     "StandardDeviation",
     "Sum",
     "TimeSince",
+    "TimeTravelReport",
     "Value",
     "Velocity",
     "advance_log",
     "compile_plan",
     "known_at",
+    "record_of",
     "replay",
+    "time_travel",
+    "time_travel_of",
 ]

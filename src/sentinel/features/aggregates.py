@@ -16,7 +16,7 @@ Variance of floats: Chan, Golub, LeVeque, "Updating formulae and a pairwise algo
 computing sample variances", Stanford CS-79-773, 1979.
 Distinct count: the hashes themselves, sorted, up to 16: exact. From there on Flajolet, Fusy,
 Gandouet, Meunier, "HyperLogLog", AofA 2007, in the same words: 256 registers of four bits, with
-linear counting below 2.5 × 256. Standard error 6.5 %, at most 4.4 % below 256.
+linear counting below 2.5 × 256. Standard error at most 6.5 %.
 """
 
 from __future__ import annotations
@@ -275,6 +275,10 @@ def _moments_merge(words: Int64Array, floats: Float64Array, at: int, other: int)
     """Merge (n, mean, M2) by Chan's formula."""
     n_b = words[other]
     if n_b == 0:
+        return
+    if words[at] == 0:
+        for i in range(3):
+            words[at + i] = words[other + i]
         return
     n = words[at] + n_b
     delta = floats[other + 1] - floats[at + 1]

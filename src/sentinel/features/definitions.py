@@ -105,7 +105,7 @@ class CategoryEncoding(Feature):
         A category of the event contract.
     values : mapping of str to float, optional
         The fitted numbers; a value that is not there gets the default. None until it is fitted
-        (:func:`sentinel.features.encodings.fitted`); a feature set cannot be compiled before.
+        by training; a feature set cannot be compiled before.
     """
 
     kind: ClassVar[str] = "category-encoding"
@@ -242,7 +242,7 @@ class StandardDeviation(WindowFeature):
 class DistinctCount(WindowFeature):
     """How many different values: exact up to 16, then estimated. 0 is a value.
 
-    HyperLogLog of 256 registers: standard error 6.5 %, at most 4.4 % below 256.
+    HyperLogLog of 256 registers: standard error at most 6.5 %.
     """
 
     kind: ClassVar[str] = "distinct-count"
