@@ -12,7 +12,7 @@ what earlier processes held in memory when they were killed; it never grows whil
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import fcntl
 import os
 import threading
@@ -21,10 +21,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from sentinel.core import limits
-from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 from sentinel.monitoring.log_ledger import Ledger
@@ -40,107 +39,16 @@ from sentinel.monitoring.log_segments import (
     sha256_of_segment,
     write_head,
 )
+from sentinel.monitoring.log_settings import FullPolicy, LogCounts, LogSettings
 from sentinel.monitoring.log_spill import SpillFile, list_spilled, read_spilled, write_spilled
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+__all__ = ["DecisionLog", "FullPolicy", "LogCounts", "LogSettings"]
+
 LEDGER_NAME = "counts.bin"
 LOCK_NAME = "lock"
-
-
-class FullPolicy(enum.StrEnum):
-    """What happens to a batch that finds the queue full."""
-
-    BLOCK = "block"  # scoring waits, and fails when it has waited too long: nothing is lost
-    SPILL = "spill"  # it is written to the spill folder, and taken in again later
-    DROP = "drop"  # it is dropped and counted: scoring never waits
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """How the log behaves; every bound has its default in :mod:`sentinel.core.limits`.
-
-    Attributes
-    ----------
-    policy : FullPolicy
-    queue_records_max : int
-        Records in memory at most (one batch may be larger when the queue is empty).
-    segment_records_max : int
-        Records of one segment, whole batches.
-    segment_s_max : float
-        A record is in a segment after this many seconds at most.
-    wait_s_max : float
-        How long ``block`` and :meth:`DecisionLog.close` wait.
-    retry_s : float
-        Pause before a segment that could not be written is tried again.
-    spill_folder : Path or None
-        Another disk for spilled batches; None for a folder inside the log.
-    spill_bytes_max : int
-        Bytes that may wait there.
-    """
-
-    policy: FullPolicy = FullPolicy.BLOCK
-    queue_records_max: int = limits.LOG_QUEUE_RECORDS_MAX
-    segment_records_max: int = limits.LOG_SEGMENT_RECORDS_MAX
-    segment_s_max: float = limits.LOG_SEGMENT_S_MAX
-    wait_s_max: float = limits.LOG_WAIT_S_MAX
-    retry_s: float = limits.LOG_RETRY_S
-    spill_folder: Path | None = None
-    spill_bytes_max: int = limits.LOG_SPILL_BYTES_MAX
-
-    @classmethod
-    def from_configuration(cls, configuration: Configuration, *, policy: FullPolicy) -> Self:
-        """Take the bounds of this deployment; the policy is part of the release."""
-        spill = configuration.decision_log_spill_folder
-        return cls(
-            policy=policy,
-            queue_records_max=configuration.decision_log_queue_records,
-            segment_records_max=configuration.decision_log_segment_records,
-            segment_s_max=configuration.decision_log_segment_s,
-            wait_s_max=configuration.decision_log_wait_s,
-            spill_folder=Path(spill) if spill else None,
-            spill_bytes_max=configuration.decision_log_spill_bytes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class LogCounts:
-    """What became of every record, at one moment.
-
-    Attributes
-    ----------
-    decided, written, spilled, dropped, queued, lost : int
-        ``decided = written + spilled + dropped + queued + lost``, over the life of the folder.
-    ingested : int
-        Spilled records that have since been taken into segments.
-    n_segments : int
-        Number of the last segment.
-    n_write_errors : int
-        Segments that could not be written at once, since start.
-    n_incomplete_files : int
-        Incomplete files of a killed process, removed at start.
-    last_error : str
-        Why the log is degraded; empty when it is not.
-    """
-
-    decided: int
-    written: int
-    spilled: int
-    dropped: int
-    queued: int
-    lost: int
-    ingested: int
-    n_segments: int
-    n_write_errors: int
-    n_incomplete_files: int
-    last_error: str
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether every decision is accounted for; anything else is a defect of Sentinel."""
-        accounted = self.written + self.spilled + self.dropped + self.queued + self.lost
-        return self.decided == accounted
 
 
 @dataclass(slots=True)
@@ -183,15 +91,14 @@ class DecisionLog:
         self._spill_folder = settings.spill_folder or folder / SPILL_FOLDER
         _make_folders(folder, self._spill_folder)
         self._lock_handle = _lock(folder / LOCK_NAME)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, self._lock_handle)
             self._n_incomplete = _remove_incomplete(folder) + _remove_incomplete(self._spill_folder)
             self._ledger = Ledger(folder / LEDGER_NAME)
             self._head, last = find_head(folder)
             self._state = _State()
             self._reconcile(last)
-        except BaseException:
-            os.close(self._lock_handle)
-            raise
+            stack.pop_all()
         self._condition = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
@@ -384,16 +291,25 @@ class DecisionLog:
     # --- the writer --------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        is_orderly = False
+        try:
+            while self._write_next():
+                pass
+            is_orderly = True
+        finally:
+            # A defect ends this thread with its trace; whoever waits for it must not wait on.
             with self._condition:
-                work = self._wait_for_work()
-            if work is None:
-                return
-            if work:
-                if not self._write(work, self._context, files=()):
-                    return
-            elif not self._ingest():
-                return
+                if not is_orderly:
+                    self._state.last_error = "the writer ended by a defect of Sentinel"
+                self._condition.notify_all()
+
+    def _write_next(self) -> bool:
+        """Write one segment; False to end."""
+        with self._condition:
+            work = self._wait_for_work()
+        if work is None:
+            return False
+        return self._write(work, self._context, files=()) if work else self._ingest()
 
     def _wait_for_work(self) -> list[pa.RecordBatch] | None:
         """Return batches for one segment, an empty list to take in spilled ones, None to end."""
@@ -548,7 +464,8 @@ class DecisionLog:
             state.last_error = ""
             self._condition.notify_all()
         for file in files:
-            file.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the segment names it; the next start removes it
+                file.path.unlink(missing_ok=True)
         try:
             write_head(self._folder, head)
         except SentinelError as error:

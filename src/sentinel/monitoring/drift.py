@@ -169,7 +169,7 @@ class DriftMonitor:
     >>> scores, held = rng.random(4000), np.zeros(4000, dtype=bool)
     >>> reference = Reference.build(("amount",), features=rows, status=status, scores=scores)
     >>> monitor = DriftMonitor(reference, DriftSettings(window_s_min=60))
-    >>> monitor.update(rows, status, scores, held, now_s=0.0) is None
+    >>> monitor.update(rows * 100, status, scores, held, now_s=0.0) is None
     True
     >>> monitor.update(rows * 100, status, scores, held, now_s=60.0).alarms[0].detail
     'values are about 100 times those of the reference'
