@@ -28,7 +28,6 @@ from sentinel.contract.quarantine import (
 )
 from sentinel.contract.refusal import Fault, Refusal
 from sentinel.contract.schema import ContractSchema, Field, FieldKind, FieldRole, TimeUnit
-from sentinel.contract.shares import RefusedShare, RefusedShares
 
 __all__ = [
     "Boolean",
@@ -55,8 +54,6 @@ __all__ = [
     "RawBatch",
     "Refusal",
     "RefusalCode",
-    "RefusedShare",
-    "RefusedShares",
     "Text",
     "TimeUnit",
     "Timestamp",

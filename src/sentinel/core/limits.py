@@ -259,6 +259,55 @@ CHECKPOINT_EVENTS = 65_536
 # Batches whose durations are kept for percentiles; beyond it every second one is dropped.
 BATCH_DURATIONS_MAX = 65_536
 
+# --- serving ----------------------------------------------------------------------------------
+# One request body: 10,000 payments of 0.8 kB, or 8,000 rows of 256 features in binary form.
+REQUEST_BODY_BYTES_MAX = 8 << 20
+# Request line and headers together; tokens and trace headers are a few hundred bytes.
+REQUEST_HEAD_BYTES_MAX = 16 * 1024
+REQUEST_HEADERS_MAX = 64
+# Depth of the JSON of a tensor request: a tensor of two dimensions is five levels down.
+REQUEST_DEPTH_MAX = 16
+# An honest client sends its head at once and its body in a round trip or two.
+REQUEST_HEAD_S_MAX = 10.0
+REQUEST_BODY_S_MAX = 30.0
+# An idle connection is kept as long as common balancers keep theirs.
+CONNECTION_IDLE_S_MAX = 75.0
+# A client that does not read its answer is let go.
+ANSWER_UNREAD_S_MAX = 30.0
+# Connections of one process; 20 kB each.
+CONNECTIONS_MAX = 20_000
+# Rows of one request; the model's own bound on one call holds as well.
+REQUEST_ROWS_MAX = 10_000
+# Rows that wait: a quarter of a second of work on one core.
+QUEUE_ROWS_MAX = 32_768
+# Rows scored together: beyond this a row gets no cheaper, and a small request waits longer.
+SERVE_BATCH_ROWS_MAX = 512
+# Deadline of a request that names none, and the longest that may be named.
+REQUEST_TIMEOUT_MS_DEFAULT = 1_000
+REQUEST_TIMEOUT_MS_MAX = 60_000
+# How often deadlines of waiting requests are looked at.
+DEADLINE_SWEEP_S = 0.02
+# Tenants whose fairness is kept apart; the rest share one place.
+TENANTS_MAX = 1_024
+# How long a measured service time counts: a champion that was slow must be tried again.
+SERVICE_TIME_S_MAX = 5.0
+# Decisions remembered for repeated events and questions: 300 bytes each.
+DECISIONS_REMEMBERED_MAX = 100_000
+# How often the canary goes through the door, and how long it may take.
+DOOR_CANARY_S = 5.0
+DOOR_CANARY_WAIT_S = 2.0
+# Time between two heartbeats of the scoring thread and the door.
+HEARTBEAT_S = 1.0
+# After SIGTERM: readiness is false for so long before the door closes, so that balancers see it.
+DRAIN_NOTICE_S = 1.0
+# Then requests in flight may end.
+DRAIN_S_MAX = 30.0
+# Tokens of one file, and their length in characters: 32 random bytes in base64 are 43.
+TOKENS_MAX = 1_000
+TOKEN_CHARACTERS_MIN = 32
+TOKEN_CHARACTERS_MAX = 256
+TOKEN_FILE_BYTES_MAX = 1 << 20
+
 _RELATIONS = {
     "a release has room for its largest file": RELEASE_FILE_BYTES_MAX < RELEASE_BYTES_MAX,
     "a model's file may be a release's file": MODEL_BYTES_MAX <= RELEASE_FILE_BYTES_MAX,
@@ -267,6 +316,9 @@ _RELATIONS = {
     "a line that is cut was too large as an event": EVENT_BYTES_MAX < EVENT_FILE_LINE_HEAD_BYTES,
     "the head of a line is a part of it": EVENT_FILE_LINE_HEAD_BYTES < EVENT_FILE_LINE_BYTES_MAX,
     "a line fits a block": EVENT_FILE_LINE_BYTES_MAX <= EVENT_FILE_BLOCK_BYTES,
+    "a request of one event fits": EVENT_BYTES_MAX < REQUEST_BODY_BYTES_MAX,
+    "a request fits the queue": 2 * REQUEST_ROWS_MAX <= QUEUE_ROWS_MAX,
+    "a canary fits between two": DOOR_CANARY_WAIT_S < DOOR_CANARY_S,
     "a block fits a batch": EVENT_FILE_BLOCK_BYTES <= EVENT_FILE_BATCH_BYTES_MAX,
 }
 for _relation, _holds in _RELATIONS.items():

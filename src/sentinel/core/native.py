@@ -25,6 +25,7 @@ R = TypeVar("R")
 # Every file that uses @native, relative to the package; a test holds the list complete.
 NATIVE_MODULES = (
     "contract/scan_event.py",
+    "contract/scan_field.py",
     "contract/scan_number.py",
     "contract/scan_text.py",
     "contract/scan_time.py",
