@@ -534,6 +534,9 @@ def test_writable_and_read_only_content_share_one_compiled_kernel(
         partition=0,
         positions=frozen.positions,
     )
+    for array in (frozen.starts, frozen.ends, frozen.received_at_ms):
+        assert array is not None
+        array.flags.writeable = False
     assert decoder.decode(frozen).events.n_rows == decoder.decode(thawed).events.n_rows == 1
     assert len(decode_events.signatures) == 1  # type: ignore[attr-defined]
 

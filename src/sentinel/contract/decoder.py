@@ -98,9 +98,9 @@ class Decoder:
         times = raw.received_at_ms
         n_rows, n_texts, n_unresolved = decode_events(
             content,
-            np.ascontiguousarray(raw.starts),
-            np.ascontiguousarray(raw.ends),
-            _NO_TIMES if times is None else np.ascontiguousarray(times),
+            _plain(raw.starts),
+            _plain(raw.ends),
+            _NO_TIMES if times is None else _plain(times),
             self._tables,
             columns,
             scratch,
@@ -208,6 +208,12 @@ class Decoder:
             code = found[0].code
             refusals.append(Refusal(code, found, source, partition, position, event, n_bytes))
         return tuple(refusals)
+
+
+def _plain(array: Int64Array) -> Int64Array:
+    """Return the array as the kernel was compiled for: contiguous, and writable."""
+    plain = np.ascontiguousarray(array, dtype=np.int64)
+    return plain if plain.flags.writeable else plain.copy()
 
 
 def _scratch(raw: RawBatch) -> Scratch:
