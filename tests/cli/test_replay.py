@@ -1,0 +1,160 @@
+"""`sentinel replay` in real processes: the same twice, counted, stopped, continued."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sentinel.cli.exits import ExitCode
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Make a release, and a file of events for it."""
+    import importlib.util
+
+    path = Path(__file__).parent.parent / "release" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("release_kit_for_commands", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("replay")
+    release, events = folder / "release", folder / "events.ndjson"
+    module.build_release(
+        module.good_candidate(), release, created_at_ms=module.NOW_MS, builder=module.BUILDER
+    )
+    events.write_bytes(b"".join(line + b"\n" for line in module.raw_events()))
+    return release, events
+
+
+def test_two_runs_write_the_same_bytes_and_count_everything(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    release, events = map(str, kit)
+    contents = []
+    for name in ("first", "second"):
+        ended = run(
+            *("replay", release, "--unapproved", "--events", events),
+            *("--decisions", name, "--log", f"{name}-log", "--json"),
+        )
+        assert ended.returncode == ExitCode.OK, ended.stderr
+        document = json.loads(ended.stdout)
+        assert document["read"] == document["decided"] == 2000
+        assert document["standing"] == "NOT APPROVED"
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_an_unapproved_release_does_not_decide_unasked(run: Run, kit: tuple[Path, Path]) -> None:
+    release, events = map(str, kit)
+    ended = run("replay", release, "--events", events, "--decisions", "out", "--json")
+    assert ended.returncode == ExitCode.RELEASE
+    assert json.loads(ended.stdout)["error"]["code"] == "release-not-approved"
+    assert not Path("out").exists()
+
+
+def test_the_page_for_people_fits_and_says_that_nobody_approved(
+    run: Run, kit: tuple[Path, Path]
+) -> None:
+    release, events = map(str, kit)
+    ended = run("replay", release, "--unapproved", "--events", events)
+    assert "NOT APPROVED" in ended.stdout
+    assert "System Status: DEGRADED" in ended.stdout
+    assert ended.stderr == ""
+    assert max(len(line) for line in ended.stdout.splitlines()) <= 100
+
+
+def test_status_verifies_and_asks_the_canary(run: Run, kit: tuple[Path, Path]) -> None:
+    ended = run("status", str(kit[0]), "--unapproved", "--json")
+    assert ended.returncode == ExitCode.DEGRADED
+    document = json.loads(ended.stdout)
+    assert document["canary"] == "the canary gave its recorded answers"
+    assert any("NOT APPROVED" in trouble for trouble in document["troubles"])
+
+
+def test_a_changed_byte_is_refused_by_every_command(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(kit[0], broken)
+    model = broken / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(bytes(content))
+    for arguments in (
+        ("release", "show", str(broken)),
+        ("release", "verify", str(broken)),
+        ("status", str(broken), "--unapproved"),
+        ("replay", str(broken), "--unapproved", "--events", str(kit[1])),
+    ):
+        ended = run(*arguments)
+        assert ended.returncode == ExitCode.RELEASE
+        assert ended.stderr.startswith("sentinel: release-corrupt: ")
+    listed = run("release", "list", str(tmp_path), "--json")
+    assert json.loads(listed.stdout)["releases"][0]["standing"] == "REFUSED: release-corrupt"
+
+
+def test_resuming_needs_the_file_that_was_being_written(run: Run, kit: tuple[Path, Path]) -> None:
+    release, events = map(str, kit)
+    ended = run("replay", release, "--unapproved", "--events", events, "--resume")
+    assert ended.returncode == ExitCode.USAGE
+    assert "usage-invalid: --resume" in ended.stderr
+
+
+def test_ctrl_c_in_the_middle_can_be_continued(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A real SIGINT; what was written is good, and the rest follows without a gap."""
+    release, events = kit
+    many = tmp_path / "many.ndjson"
+    # Other ids, so that nothing is a duplicate: long enough to be stopped in the middle.
+    lines = events.read_text().splitlines()
+    with many.open("w") as file:
+        for turn in range(30):
+            file.writelines(
+                line.replace('"payment_id": "p', f'"payment_id": "q{turn}-') + "\n"
+                for line in lines
+            )
+    arguments = (
+        *("replay", str(release), "--unapproved", "--events", str(many)),
+        *("--batch-events", "10", "--json"),
+    )
+    whole = run(*arguments, "--decisions", "whole")
+    assert whole.returncode in {ExitCode.OK, ExitCode.DEGRADED}, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sentinel.cli", *arguments, "--decisions", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = tmp_path / "out.partial"
+    deadline = time.monotonic() + 60
+    while not partial.exists() or partial.stat().st_size == 0:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    document = json.loads(out)
+    assert document["interrupted"]
+    assert 0 < document["next_position"] < 60_000
+    assert "--resume" in error
+    assert not (tmp_path / "out").exists()
+    ended = run(*arguments, "--decisions", "out", "--resume")
+    assert ended.returncode == whole.returncode, ended.stderr
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
