@@ -182,6 +182,7 @@ def test_counts_balance_to_the_unit_under_every_policy(
     def watch() -> None:
         while not is_done.is_set():
             is_always_balanced.append(log.counts().is_balanced)
+            time.sleep(0.001)
 
     with DecisionLog(tmp_path, context, settings) as log:
         watcher = threading.Thread(target=watch)

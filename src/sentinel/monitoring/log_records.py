@@ -29,6 +29,18 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 # Fixed part of the hashed content of one record: ten words of eight bytes.
 _N_WORDS = 10
 _UNKNOWN_CODE = 255
+# Arrays with one value a record.
+_COLUMNS = (
+    "event_time_ms",
+    "decided_at_ms",
+    "score",
+    "is_held",
+    "outcome",
+    "served_by",
+    "reason",
+    "feature_hash",
+    "positions",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,21 +314,20 @@ def code_values(batch: pa.RecordBatch, name: str, names: tuple[str, ...]) -> npt
 
 def _check(records: LogRecords, context: LogContext) -> None:
     n, n_features = records.n_records, len(context.feature_names)
-    shapes = {
-        "features": records.features.shape == (n, n_features),
-        "feature_status": records.feature_status.shape == (n, n_features),
-        "score": bool(np.isfinite(records.score[~records.is_held]).all()),
-    }
-    for name, names in (
-        ("outcome", context.outcomes),
-        ("served_by", context.served_by),
-        ("reason", context.reasons),
-    ):
-        codes: npt.NDArray[np.uint8] = getattr(records, name)
-        shapes[name] = len(codes) == n and (n == 0 or int(codes.max()) < len(names))
-    for name in ("event_time_ms", "decided_at_ms", "is_held", "feature_hash", "positions"):
-        shapes[name] = len(getattr(records, name)) == n
-    wrong = [name for name, holds in shapes.items() if not holds]
+    expected = dict.fromkeys(_COLUMNS, (n,))
+    expected |= dict.fromkeys(("features", "feature_status"), (n, n_features))
+    wrong = [name for name, shape in expected.items() if getattr(records, name).shape != shape]
+    if not wrong:
+        if not np.isfinite(records.score[~records.is_held]).all():
+            wrong.append("score")
+        for name, names in (
+            ("outcome", context.outcomes),
+            ("served_by", context.served_by),
+            ("reason", context.reasons),
+        ):
+            codes: npt.NDArray[np.uint8] = getattr(records, name)
+            if n and int(codes.max()) >= len(names):
+                wrong.append(name)
     if wrong:
         raise ValueError(f"log records of {n} rows and {n_features} features: {wrong} do not fit")
 
