@@ -314,7 +314,7 @@ def code_values(batch: pa.RecordBatch, name: str, names: tuple[str, ...]) -> npt
 
 def _check(records: LogRecords, context: LogContext) -> None:
     n, n_features = records.n_records, len(context.feature_names)
-    expected = dict.fromkeys(_COLUMNS, (n,))
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(_COLUMNS, (n,))
     expected |= dict.fromkeys(("features", "feature_status"), (n, n_features))
     wrong = [name for name, shape in expected.items() if getattr(records, name).shape != shape]
     if not wrong:
