@@ -44,6 +44,7 @@ class History:
     features : FeatureSet
         As replayed: the pipeline's, its encodings fitted.
     replayed : Replayed
+        With the columns of all entity keys, and the amount.
     verdicts : Verdicts
     entity : str
         Field whose values are looked at as one: the card.
@@ -119,11 +120,12 @@ def read_history(
     verdicts = read_verdicts(pipeline, feedback, on_progress=on_progress)
     features = _fitted(pipeline, events, verdicts, split, on_progress)
     entity, amount = card_field(pipeline), amount_field(features.events)
+    keys = [each.key.name for each in features.entities]
     replayed = replay(
         compile_plan(features),
         shown(EventFile(events), "replay", on_progress),
         EventFile(feedback).batches(_BATCH_EVENTS),
-        keep=[name for name in (entity, amount) if name],
+        keep=dict.fromkeys(name for name in (entity, amount, *keys) if name),
     )
     for what, path, n_rows, n_refused in (
         ("events", events, replayed.n_rows, replayed.n_refused),
