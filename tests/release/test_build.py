@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +195,37 @@ def test_what_was_built_is_what_loads(tmp_path: Path) -> None:
     assert loaded.parts.fallback.to_data() == candidate.fallback.to_data()
     assert loaded.label.delay_ms == candidate.pipeline.label.delay_ms
     assert loaded.gates.evaluation.metrics["champion"] == {"auc_roc": 0.75}
+
+
+WRITE_FOR_EVER = """
+import sys
+from pathlib import Path
+from sentinel.release.build import write_release
+from sentinel.release.folder import read_folder
+contents, folder = read_folder(Path(sys.argv[1])), Path(sys.argv[2])
+print("ready", flush=True)
+number = 0
+while True:
+    write_release(folder / str(number), contents)
+    number += 1
+"""
+
+
+def test_a_kill_while_writing_leaves_whole_releases_only(pristine: Path, tmp_path: Path) -> None:
+    """Killed at four random moments: what has a release's name is a whole release."""
+    rng = random.Random(4)
+    n_whole = 0
+    for trial in range(4):
+        folder = tmp_path / f"trial-{trial}"
+        folder.mkdir()
+        command = [sys.executable, "-c", WRITE_FOR_EVER, pristine, folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0.05, 0.3))
+            process.kill()
+        for path in folder.iterdir():
+            if not path.name.startswith("."):
+                assert load_release(path, trust(), now_ms=NOW_MS).standing is Standing.APPROVED
+                n_whole += 1
+    assert n_whole > 0

@@ -18,6 +18,7 @@ from sentinel.release.keys import SigningKey, create_key, load_key
 from sentinel.release.load import LoadedRelease, approve_release, load_release, verify_release
 from sentinel.release.manifest import Manifest
 from sentinel.release.pipeline import Label, Pipeline
+from sentinel.release.registry import Current, Registry
 from sentinel.release.statements import Statement
 from sentinel.release.trust import Role, Rules, Trust, TrustedKey, trust_entry
 
@@ -25,6 +26,7 @@ __all__ = [
     "GATES",
     "BuiltRelease",
     "Candidate",
+    "Current",
     "Fault",
     "GateResult",
     "Judgement",
@@ -38,6 +40,7 @@ __all__ = [
     "Pipeline",
     "Provenance",
     "ReferenceRows",
+    "Registry",
     "Role",
     "Rules",
     "SigningKey",

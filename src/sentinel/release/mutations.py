@@ -44,7 +44,7 @@ def count_killed(model: bytes, canary: Canary, *, n_mutations: int) -> int:
     Returns
     -------
     int
-        0 to ``n_mutations``.
+        0 to ``n_mutations``; 0 for a model without a number.
     """
     import onnx
 
@@ -52,6 +52,8 @@ def count_killed(model: bytes, canary: Canary, *, n_mutations: int) -> int:
     inputs = np.concatenate([canary.event_vectors, canary.vectors])
     recorded = np.concatenate([canary.event_scores, canary.vector_scores])
     places = _places(parsed)
+    if not places or places[-1][0] == 0:
+        return 0
     draw = np.random.default_rng(SEED).integers(0, places[-1][0], size=n_mutations)
     n_killed = 0
     for number in draw.tolist():
