@@ -33,6 +33,40 @@ def register(app: typer.Typer) -> None:
 
 @group.command(
     epilog=options.examples(
+        "sentinel train pipeline.py --events e.ndjson --feedback f.ndjson --candidate c.npz",
+        "sentinel release build c.npz --out releases/1.0.0 --key builder.key",
+    ),
+)
+def build(
+    candidate_file: Annotated[
+        Path, typer.Argument(metavar="CANDIDATE", help="What `sentinel train --candidate` wrote.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The release folder to make; it is new.")],
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="Builder's key. Without its signature nobody can approve."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Build a release from a candidate and ask every gate, where the builder's key is.
+
+    Training writes its candidate to a file; who builds from it signs the release. Exit code 6 when
+    a gate fails: the release can then be looked at, and never approved.
+    """
+    from sentinel.cli.candidate_file import read_candidate
+    from sentinel.cli.train import build_shown, refuse_taken, show_built
+    from sentinel.release import load_key
+
+    refuse_taken(out)
+    builder = None if key is None else load_key(key)
+    output = Output(as_json=as_json)
+    candidate = read_candidate(candidate_file)
+    return show_built(candidate, build_shown(candidate, out, builder, output), output)
+
+
+@group.command(
+    epilog=options.examples(
         "sentinel release show my-release",
         "sentinel release show my-release --json",
     ),

@@ -44,7 +44,15 @@ def train(  # noqa: PLR0913 -- one parameter a flag
     feedback: Annotated[
         Path, typer.Option("--feedback", help="Feedback (late labels), one JSON object a line.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The release folder to make; it is new.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The release folder to make; it is new.")
+    ] = None,
+    candidate_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--candidate", help="Write the candidate there, for `sentinel release build`."
+        ),
+    ] = None,
     key: Annotated[
         Path | None,
         typer.Option("--key", help="Builder's key. Without its signature nobody can approve."),
@@ -76,40 +84,58 @@ def train(  # noqa: PLR0913 -- one parameter a flag
     """
     from sentinel.release import Pipeline, load_key
 
-    _refuse_taken(out)
+    _check_places(out, candidate_file)
     declared = _versioned(Pipeline.load(pipeline), version)
     builder = None if key is None else load_key(key)
     output = Output(as_json=as_json)
     split = _split(declared, train_from, cut, until)
     candidate = train_shown(declared, events, feedback, output, split=split)
-    built = build_shown(candidate, out, builder, output)
+    if candidate_file is not None:
+        from sentinel.cli.candidate_file import write_candidate
+
+        write_candidate(candidate, candidate_file)
+    if out is None:
+        output.document({"candidate": str(candidate_file), **_metrics(candidate)})
+        output.show(
+            evaluation_table(_metrics(candidate)["metrics"]),
+            f"Candidate written. Next: sentinel release build {candidate_file} --out FOLDER",
+        )
+        return ExitCode.OK
+    return show_built(candidate, build_shown(candidate, out, builder, output), output)
+
+
+def show_built(candidate: Candidate, built: BuiltRelease, output: Output) -> ExitCode:
+    """Show what was built; a failed gate is an exit code of its own."""
+    later = candidate.later
     output.document(
         {
             "folder": str(built.folder),
             "release": built.manifest.label,
             "digest": built.manifest.digest,
             "failed_gates": list(built.failed),
-            "metrics": {model: dict(each) for model, each in candidate.later.metrics.items()},
             "n_rows": dict(candidate.provenance.n_rows),
+            **_metrics(candidate),
         }
     )
+    rows = candidate.provenance.n_rows
     output.show(
         pairs(
             f"Built {built.manifest.label} in {built.folder}",
             {
                 "digest": built.manifest.digest,
-                "trained until": instant(candidate.later.trained_until_ms),
-                "judged on": f"{instant(candidate.later.from_ms)} to "
-                f"{instant(candidate.later.until_ms)}",
-                "rows": ", ".join(
-                    f"{part} {n:,}" for part, n in candidate.provenance.n_rows.items()
-                ),
+                "trained until": instant(later.trained_until_ms),
+                "judged on": f"{instant(later.from_ms)} to {instant(later.until_ms)}",
+                "rows": ", ".join(f"{part} {n:,}" for part, n in rows.items()),
             },
         ),
-        evaluation_table({name: dict(each) for name, each in candidate.later.metrics.items()}),
+        evaluation_table(_metrics(candidate)["metrics"]),
         gates_table(built.gates),
     )
     return ExitCode.GATE if built.failed else ExitCode.OK
+
+
+def _metrics(candidate: Candidate) -> dict[str, dict[str, dict[str, float]]]:
+    return {"metrics": {name: dict(each) for name, each in candidate.later.metrics.items()}}
 
 
 def train_shown(
@@ -147,8 +173,27 @@ def build_shown(
         return build_release(candidate, out, created_at_ms=now_ms(), builder=builder)
 
 
-def _refuse_taken(out: Path) -> None:
-    """Say at once, and not after an hour of training, that the place is taken."""
+def _check_places(out: Path | None, candidate: Path | None) -> None:
+    """Say at once, and not after an hour of training, that there is no place for the result."""
+    if out is None and candidate is None:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--out, --candidate",
+            expected="a place for the release, for the candidate, or for both",
+            got="none",
+        )
+    if out is not None:
+        refuse_taken(out)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse to build where something stands already.
+
+    Raises
+    ------
+    SentinelError
+        ``output-exists``.
+    """
     if out.exists() or out.is_symlink():
         raise SentinelError(
             ErrorCode.OUTPUT_EXISTS,
