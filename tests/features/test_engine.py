@@ -12,6 +12,7 @@ from feature_world import (
     batch_of,
     card,
     every_kind,
+    merchant,
     payments,
     rows_of,
     split,
@@ -290,6 +291,22 @@ def test_feedback_that_was_received_later_is_known_later() -> None:
     assert seen == [0, 0, 1]
 
 
+def test_feedback_makes_no_rows_where_nothing_is_kept_of_it() -> None:
+    """A verdict names its card; a set that keeps nothing of it by card has no row for it."""
+    features = FeatureSet(
+        "by-merchant",
+        version="1",
+        events=Payment,
+        feedback=Verdict,
+        features=[Count("n", by=card), Sum("frauds", of=Verdict.is_fraud, by=merchant)],
+    )
+    engine = Engine(compile_plan(features))
+    engine.learn(batch_of(Verdict.schema, np.array([[1], [START_MS], [2], [99], [77], [1]])))
+    engine.advance(batch_of(SCHEMA, one_event(START_MS)))
+    # The event's card and merchant, and the verdict's merchant.
+    assert engine.n_entities == 3
+
+
 def test_stale_is_not_present() -> None:
     """A value older than its limit comes back as stale, with the default, and says so."""
     features = FeatureSet(
@@ -437,3 +454,16 @@ def test_one_compiled_kernel_serves_every_feature_set() -> None:
         Engine(compile_plan(features)).advance(payments(20, 1))
     assert len(kernel.advance_rows.signatures) == 1  # type: ignore[attr-defined]
     assert index_module.ENTITY_TYPES_MAX >= 8
+
+
+def test_an_older_value_that_comes_later_does_not_replace_a_newer_one() -> None:
+    """The last value is the last in event time, not the last to arrive."""
+    engine = Engine(PLAN)
+    names = [field.name for field in SCHEMA.fields]
+    found = []
+    for i, (time, minor) in enumerate([(5000, 700), (1000, 300), (6000, 100), (6000, 0)]):
+        values = one_event(START_MS + time, event_id=i + 1)
+        values[names.index("amount"), 0] = minor
+        matrix = engine.advance(batch_of(SCHEMA, values))
+        found.append(float(matrix.values[0, PLAN.names.index("amount_last")]))
+    assert found == [0.0, 7.0, 7.0, 1.0]

@@ -444,7 +444,10 @@ def _entity_table(compiler: _Compiler) -> Int64Array:
         n_words = n_front + sum(window.ring_words for window in of_entity.values())
         row = [0] * E_COLUMNS
         row[E_KEY] = compiler.column(entity.key)
-        row[E_FEEDBACK_KEY] = compiler.column(compiler.reader.feedback_key(entity))
+        # Feedback makes no row for an entity that keeps nothing of it.
+        keeps_feedback = any(feed == 1 for feed, _, _ in of_entity)
+        feedback_key = compiler.reader.feedback_key(entity) if keeps_feedback else None
+        row[E_FEEDBACK_KEY] = compiler.column(feedback_key)
         row[E_WORDS], row[E_FRONT] = _whole_lines(n_words), n_front
         row[E_FIRST_WINDOW], row[E_END_WINDOW] = first, first + len(of_entity)
         rows.append(row)
