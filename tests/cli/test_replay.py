@@ -158,3 +158,25 @@ def test_ctrl_c_in_the_middle_can_be_continued(
     ended = run(*arguments, "--decisions", "out", "--resume")
     assert ended.returncode == whole.returncode, ended.stderr
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_what_was_kept_can_be_looked_into(run: Run, kit: tuple[Path, Path], tmp_path: Path) -> None:
+    """Decisions by event and outcome, refused events by reason."""
+    dirty = tmp_path / "dirty.ndjson"
+    dirty.write_bytes(kit[1].read_bytes() + b"NaN\n{}\n")
+    ended = run(
+        *("replay", str(kit[0]), "--unapproved", "--events", str(dirty)),
+        *("--log", "log", "--quarantine", "kept", "--json"),
+    )
+    assert json.loads(ended.stdout)["refused"] == {"non_finite": 1, "missing_field": 1}
+    found = json.loads(run("decisions", "log", "--event-id", "p7", "--json").stdout)
+    assert [each["event_id"] for each in found["decisions"]] == ["p7"]
+    assert set(found["decisions"][0]["features"]) == {
+        *("amount", "n_1h", "mean_1d", "pause_s", "channel")
+    }
+    declined = json.loads(run("decisions", "log", "--outcome", "decline", "--json").stdout)
+    assert declined["found"] == json.loads(ended.stdout)["outcomes"]["decline"]
+    kept = json.loads(run("quarantine", "kept", "--limit", "1", "--json").stdout)
+    assert kept["refused"] == {"non_finite": 1, "missing_field": 1}
+    assert [each["position"] for each in kept["first"]] == [2000]
+    assert run("quarantine", "nowhere").returncode == ExitCode.FILE

@@ -15,6 +15,7 @@ from sentinel.cli import (
     demo,
     init,
     options,
+    records,
     release,
     replay,
     simulate,
@@ -57,7 +58,19 @@ def root(
     """From an event stream to a decision people can trust."""
 
 
-for command in (demo, simulate, data, contract, train, release, replay, status, config, init):
+for command in (
+    demo,
+    simulate,
+    data,
+    contract,
+    train,
+    release,
+    replay,
+    status,
+    records,
+    config,
+    init,
+):
     command.register(app)
 
 

@@ -155,10 +155,13 @@ def train_shown(
         before[stage] = passed
         passed += share
     with output.progress("training", total=1) as advance:
+        furthest = 0.0
 
         def progress(stage: str, done: int, total: int) -> None:
+            nonlocal furthest
             share = _STAGES.get(stage, 0.0) * done / max(total, 1)
-            advance(before.get(stage, passed) + share, stage)
+            furthest = max(furthest, before.get(stage, 0.0) + share)
+            advance(furthest, stage)
 
         return fit(pipeline, events, feedback, split=split, on_progress=progress)
 
