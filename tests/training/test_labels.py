@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.data.simulator.contracts import Verdict
+from sentinel.release import Label
 from sentinel.training.labels import NEVER_KNOWN, Verdicts, join_labels
 
 EVENTS = np.array([30, 10, 20], dtype=np.int64)
@@ -94,3 +97,15 @@ def test_every_verdict_is_joined_or_a_stranger_or_too_late(known_by: int) -> Non
     labels = join_labels(EVENTS, TIMES, feed, known_by_ms=known_by)
     n_late = int((feed.known_at_ms > known_by).sum())
     assert int(labels.is_known.sum()) + labels.n_strangers + n_late == 3
+
+
+def test_a_pipeline_must_say_what_silence_means_in_known_words() -> None:
+    with pytest.raises(SentinelError) as caught:
+        Label(
+            of=Verdict.is_fraud,
+            event=Verdict.transaction_id,
+            delay="7d",
+            unlabelled="fraud",  # type: ignore[arg-type]
+        )
+    assert caught.value.code is ErrorCode.PIPELINE_INVALID
+    assert caught.value.at == "label.unlabelled"

@@ -69,6 +69,8 @@ class Label:
         for name, field in (("of", self.of), ("event", self.event)):
             if not isinstance(field, Field):
                 raise _invalid(f"label.{name}", "a field of the feedback contract", field)
+        if self.unlabelled not in {"excluded", "genuine"}:
+            raise _invalid("label.unlabelled", "excluded or genuine", self.unlabelled)
         try:
             parse_ms(self.delay, at="label.delay")
         except SentinelError as error:

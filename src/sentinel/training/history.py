@@ -22,7 +22,7 @@ from sentinel.features import FeatureSet, compile_plan, known_at
 from sentinel.features.replay import Replayed, replay
 from sentinel.release.pipeline import Pipeline
 from sentinel.training.boosted import OnProgress, no_progress
-from sentinel.training.encodings import fit_encodings, read_categories
+from sentinel.training.category_encodings import fit_encodings, read_categories
 from sentinel.training.labels import Labels, Verdicts, join_labels
 from sentinel.training.split import TimeSplit
 

@@ -54,9 +54,7 @@ def fit_linear(rows: LabelledRows, settings: ModelSettings) -> LinearFallback:
     lower, upper = _clip_bounds(standard)
     np.clip(standard, lower, upper, out=standard)
     standard[:, ~has_spread] = 0.0
-    model = library.LogisticRegression(
-        C=settings.fallback_strength, max_iter=_ITERATIONS_MAX, tol=1e-6
-    )
+    model = library.LogisticRegression(C=settings.fallback_strength, max_iter=_ITERATIONS_MAX)
     model.fit(standard, rows.is_positive)
     coefficients: Float64Array = np.where(has_spread, model.coef_[0], 0.0)
     intercept = float(model.intercept_[0])

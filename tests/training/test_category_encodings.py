@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from sentinel.release import Pipeline
-from sentinel.training.encodings import Categories, fit_encodings, smoothed_rates
+from sentinel.training.category_encodings import Categories, fit_encodings, smoothed_rates
 from sentinel.training.history import History, default_split
 
 
