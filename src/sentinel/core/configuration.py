@@ -86,6 +86,38 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drift_window_s: Annotated[
         float, Meta(gt=0, le=31_536_000, description="Seconds of a drift window at least.")
     ] = limits.DRIFT_WINDOW_S_MIN
+    serve_host: Annotated[
+        str, Meta(min_length=1, description="Address that the server listens at.")
+    ] = "127.0.0.1"
+    serve_http_port: Annotated[
+        int, Meta(ge=0, le=65_535, description="Port of the HTTP door; 0: any free one.")
+    ] = 8080
+    serve_grpc_port: Annotated[
+        int, Meta(ge=0, le=65_535, description="Port of the gRPC door; 0: any free one.")
+    ] = 8081
+    serve_metrics_port: Annotated[
+        int, Meta(ge=0, le=65_535, description="Port of metrics and health; 0: any free one.")
+    ] = 8082
+    serve_tokens_file: Annotated[
+        str, Meta(description="Tokens and their scopes; empty: nobody needs one.")
+    ] = ""
+    serve_certificate_file: Annotated[
+        str, Meta(description="TLS certificate in PEM; empty: no TLS.")
+    ] = ""
+    serve_private_key_file: Annotated[str, Meta(description="Key of that certificate, in PEM.")] = (
+        ""
+    )
+    serve_timeout_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.REQUEST_TIMEOUT_MS_MAX,
+            description="Milliseconds for a request that names no deadline.",
+        ),
+    ] = limits.REQUEST_TIMEOUT_MS_DEFAULT
+    serve_drain_notice_s: Annotated[
+        float, Meta(ge=0, le=600, description="Seconds of not being ready before the door closes.")
+    ] = limits.DRAIN_NOTICE_S
     log_level: Annotated[
         str,
         Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged."),

@@ -96,6 +96,16 @@ METRICS = (
     _gauge("sentinel_decision_log_queue_records", "Decisions that wait to be written."),
     _gauge("sentinel_decision_log_segments", "Number of the last segment."),
     _gauge("sentinel_decision_log_degraded", "1 while the log cannot write."),
+    # serving
+    _histogram("sentinel_request_seconds", "Time from a whole request to its answer."),
+    _counter("sentinel_responses_total", "Responses of the HTTP door, by status.", "status"),
+    _counter("sentinel_queue_refused_total", "Requests refused at the queue, by error code.",
+             "code"),
+    _counter("sentinel_batches_total", "Batches of the scoring thread."),
+    _counter("sentinel_rows_scored_total", "Rows in those batches."),
+    _counter("sentinel_answers_late_total", "Answers that nobody waited for any more."),
+    _gauge("sentinel_queue_rows", "Rows that wait to be scored."),
+    _gauge("sentinel_ready", "1 while the canary has just gone right through the door."),
     # process
     _counter("sentinel_log_lines_total", "Application log lines by level.", "level"),
     _counter("sentinel_log_lines_dropped_total", "Log lines dropped because nobody read them."),

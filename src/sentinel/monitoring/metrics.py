@@ -171,6 +171,11 @@ class Metrics:
             for stage, histogram in timer.histograms.items():
                 self._histograms["sentinel_stage_seconds"][(stage,)] = histogram
 
+    def watch_requests(self, seconds: LatencyHistogram) -> None:
+        """Export a histogram of requests as it stands at each scrape."""
+        with self._lock:
+            self._histograms["sentinel_request_seconds"][()] = seconds
+
     def watch_lines(self, handler: LineHandler) -> None:
         """Export the counts of the application log as they stand at each scrape."""
 

@@ -1,0 +1,137 @@
+"""``sentinel serve``: a release behind its doors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sentinel.cli import config, options
+from sentinel.cli.output import Output, pairs
+from sentinel.cli.release import load_trust, now_ms
+
+if TYPE_CHECKING:
+    from sentinel.core.configuration import Configuration
+    from sentinel.release import LoadedRelease
+    from sentinel.serving import Addresses, ServerSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=options.examples(
+            "sentinel serve my-release --trust trust.toml",
+            "sentinel serve my-release --unapproved --http-port 0 --json",
+        ),
+    )(serve)
+
+
+def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
+    folder: options.ReleaseFolder,
+    trust: options.TrustFile = None,
+    unapproved: options.Unapproved = False,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen at. [default: 127.0.0.1]")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of the HTTP door; 0: any free one.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of the gRPC door; 0: any free one.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of metrics and health; 0: any free one.")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="Token file: who may ask. See docs/serving.md.")
+    ] = None,
+    insecure_bind: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-bind", help="Listen beyond loopback although nobody needs a token."
+        ),
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the feature state; without it state ends with the process."),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Folder of the decision log; without it there is none.")
+    ] = None,
+    quarantine: Annotated[Path | None, typer.Option(help="Where refused events are kept.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Serve a release over HTTP and gRPC until SIGTERM or Ctrl-C.
+
+    Readiness is true once the release's canary has gone the whole way through the server's own
+    door and come back right; it is asked again every few seconds.
+    """
+    flags: dict[str, str | int | float | None] = {
+        "serve_host": host,
+        "serve_http_port": http_port,
+        "serve_grpc_port": grpc_port,
+        "serve_metrics_port": metrics_port,
+        "serve_tokens_file": None if tokens is None else str(tokens),
+        "quarantine_folder": None if quarantine is None else str(quarantine),
+    }
+    configuration = config.load(flags).value
+    settings = settings_of(configuration, insecure_bind=insecure_bind, state=state, log=log)
+    from sentinel.release import load_release
+    from sentinel.serving import serve as run_server
+
+    loaded = load_release(folder, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    output = Output(as_json=as_json)
+    run_server(
+        loaded,
+        settings,
+        configuration,
+        on_started=lambda addresses, _: announce(output, loaded, addresses),
+    )
+
+
+def settings_of(
+    configuration: Configuration, *, insecure_bind: bool, state: Path | None, log: Path | None
+) -> ServerSettings:
+    """Put the settings of a server together.
+
+    Raises
+    ------
+    SentinelError
+        ``bind-refused``, ``configuration-invalid``.
+    """
+    from sentinel.serving import ServerSettings
+
+    return ServerSettings(
+        host=configuration.serve_host,
+        http_port=configuration.serve_http_port,
+        grpc_port=configuration.serve_grpc_port,
+        metrics_port=configuration.serve_metrics_port,
+        tokens=_path(configuration.serve_tokens_file),
+        insecure_bind=insecure_bind,
+        certificate=_path(configuration.serve_certificate_file),
+        private_key=_path(configuration.serve_private_key_file),
+        timeout_ms=configuration.serve_timeout_ms,
+        quarantine=Path(configuration.quarantine_folder),
+        state=state,
+        log=log,
+        drain_notice_s=configuration.serve_drain_notice_s,
+    )
+
+
+def announce(output: Output, loaded: LoadedRelease, addresses: Addresses) -> None:
+    """Say where the doors are."""
+    facts: dict[str, object] = {
+        "release": loaded.manifest.label,
+        "standing": str(loaded.standing),
+        "host": addresses.host,
+        "http_port": addresses.http_port,
+        "grpc_port": addresses.grpc_port,
+        "metrics_port": addresses.metrics_port,
+    }
+    output.document(facts)
+    output.show(pairs("Serving", facts))
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None

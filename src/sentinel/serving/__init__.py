@@ -1,0 +1,8 @@
+"""Servers: one plane behind doors of HTTP and gRPC, batched across callers, never lying."""
+
+from __future__ import annotations
+
+from sentinel.serving.server import Addresses, serve
+from sentinel.serving.settings import ServerSettings
+
+__all__ = ["Addresses", "ServerSettings", "serve"]

@@ -1,0 +1,42 @@
+"""The request boundary: whatever happens while a request is served becomes an error of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from sentinel.core.errors import ErrorCode, SentinelError, shorten
+
+T = TypeVar("T")
+_LOG = logging.getLogger("sentinel.serving")
+
+
+def attempt(call: Callable[[], T], *, at: str) -> T | SentinelError:
+    """Call it; an error is returned and never raised.
+
+    A fault of Sentinel is logged with its traceback and becomes ``internal``: what a caller sees
+    names no file, no line and no value.
+
+    Examples
+    --------
+    >>> attempt(lambda: 1, at="here")
+    1
+    """
+    try:
+        return call()
+    except SentinelError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 -- the request boundary
+        _LOG.exception("a fault while serving", extra={"at": at})
+        return internal_error(error, at=at)
+
+
+def internal_error(error: Exception, *, at: str) -> SentinelError:
+    """Say that Sentinel is wrong, and not the caller."""
+    return SentinelError(
+        ErrorCode.INTERNAL,
+        at=at,
+        expected="no fault of Sentinel",
+        got=shorten(type(error).__name__),
+    )

@@ -1,0 +1,144 @@
+"""From a verified release to a scorer that serves: state, quarantine, decision log, metrics."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentinel.contract import Quarantine
+from sentinel.core.configuration import Configuration
+from sentinel.environment import read_environment
+from sentinel.features import Engine
+from sentinel.features.stores.embedded import EmbeddedStore
+from sentinel.monitoring import (
+    DecisionLog,
+    DriftMonitor,
+    DriftSettings,
+    LogContext,
+    LogSettings,
+    Metrics,
+)
+from sentinel.monitoring.log_records import LogRecords
+from sentinel.release import LoadedRelease, Standing
+from sentinel.scoring import Outcome, Reason, Scorer, ServedBy, Sinks, code_names
+from sentinel.serving.settings import ServerSettings
+
+
+class LateSink:
+    """A decision sink that is opened after the scorer: the log's context names its provider."""
+
+    def __init__(self) -> None:
+        self.log: DecisionLog | None = None
+
+    def append(self, records: LogRecords) -> None:
+        """Hand records on."""
+        if self.log is not None:
+            self.log.append(records)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A release at work, and what is open around it.
+
+    Attributes
+    ----------
+    loaded : LoadedRelease
+    scorer : Scorer
+        With the machine's clock; used by one thread.
+    metrics : Metrics
+    log : DecisionLog or None
+    folders : tuple of (str, Path, bool)
+        What is written while serving: its name, its folder, and whether serving ends without it.
+    """
+
+    loaded: LoadedRelease
+    scorer: Scorer
+    metrics: Metrics
+    log: DecisionLog | None
+    folders: tuple[tuple[str, Path, bool], ...]
+
+
+def open_parts(
+    loaded: LoadedRelease, settings: ServerSettings, configuration: Configuration, stack: ExitStack
+) -> Opened:
+    """Open everything; the stack closes it.
+
+    Raises
+    ------
+    SentinelError
+        What the quarantine, the state and the log raise.
+    """
+    metrics = Metrics()
+    quarantine = stack.enter_context(Quarantine(settings.quarantine))
+    sink = LateSink()
+    sinks = Sinks(
+        refusals=quarantine, decisions=None if settings.log is None else sink, metrics=metrics
+    )
+    scorer = loaded.open_scorer(sinks, engine=_engine(loaded, settings.state, stack))
+    stack.callback(scorer.close)
+    if loaded.parts.reference is not None:
+        drift = DriftSettings.from_configuration(configuration)
+        scorer.drift = DriftMonitor(loaded.parts.reference, drift)
+    folders = [("quarantine", settings.quarantine, True)]
+    if settings.state is not None:
+        folders.append(("state", settings.state, True))
+    if settings.log is not None:
+        sink.log = stack.enter_context(open_log(settings.log, loaded, scorer, configuration))
+        log = sink.log
+        metrics.before_scrape(lambda: metrics.record_log(log.counts()))
+        folders.append(("decision log", settings.log, loaded.parts.policy.decision_log == "block"))
+    metrics.record_release(
+        loaded.manifest.label,
+        digest=loaded.digest,
+        is_approved=loaded.standing is Standing.APPROVED,
+    )
+    return Opened(
+        loaded=loaded, scorer=scorer, metrics=metrics, log=sink.log, folders=tuple(folders)
+    )
+
+
+def open_log(
+    folder: Path, loaded: LoadedRelease, scorer: Scorer, configuration: Configuration
+) -> DecisionLog:
+    """Open the decision log of a release.
+
+    Raises
+    ------
+    SentinelError
+        ``decision-log-busy``, ``decision-log-damaged``, ``file-unwritable``.
+    """
+    policy = loaded.parts.policy
+    numbers = policy.thresholds().ravel().tolist()
+    names = ("review_above", "decline_above", "fallback_review_above", "fallback_decline_above")
+    context = LogContext(
+        release=loaded.manifest.label,
+        release_digest=loaded.digest,
+        environment_digest=read_environment().digest,
+        execution_provider=scorer.execution_provider,
+        thresholds=dict(zip(names, numbers, strict=True)),
+        feature_names=loaded.parts.plan.names,
+        contract_hash=loaded.events.schema_hash,
+        outcomes=code_names(Outcome),
+        served_by=code_names(ServedBy),
+        reasons=code_names(Reason),
+    )
+    spill = configuration.decision_log_spill_folder
+    settings = LogSettings(
+        policy=policy.decision_log,
+        queue_records_max=configuration.decision_log_queue_records,
+        segment_records_max=configuration.decision_log_segment_records,
+        segment_s_max=configuration.decision_log_segment_s,
+        wait_s_max=configuration.decision_log_wait_s,
+        spill_folder=Path(spill) if spill else None,
+        spill_bytes_max=configuration.decision_log_spill_bytes,
+    )
+    return DecisionLog(folder, context, settings)
+
+
+def _engine(loaded: LoadedRelease, folder: Path | None, stack: ExitStack) -> Engine:
+    if folder is None:
+        return Engine(loaded.parts.plan)
+    store = EmbeddedStore(loaded.parts.plan, folder, is_fenced=False)
+    stack.callback(store.close)
+    return store

@@ -1,0 +1,123 @@
+"""Metrics and health on a port and a thread of their own: they answer while the doors are busy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from concurrent.futures import Future
+
+import uvloop
+
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.http_connection import HttpDoor
+from sentinel.serving.http_message import (
+    HttpRequest,
+    HttpResponse,
+    json_response,
+)
+from sentinel.serving.http_routes import HttpRoutes
+from sentinel.serving.listening import listen
+from sentinel.serving.plane import Plane
+
+_START_S_MAX = 10.0
+_CONNECTIONS_MAX = 256
+_SWEEP_S = 1.0
+
+
+class Operations:
+    """The operations loop.
+
+    Parameters
+    ----------
+    plane : Plane
+    routes : HttpRoutes
+        Whose counts are exported.
+    """
+
+    def __init__(self, plane: Plane, routes: HttpRoutes) -> None:
+        self._plane = plane
+        self._routes = routes
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = asyncio.Event()
+        plane.metrics.watch_requests(routes.seconds)
+        plane.metrics.before_scrape(self._show)
+
+    def start(self, host: str, port: int) -> int:
+        """Listen; return the port.
+
+        Raises
+        ------
+        SentinelError
+            ``address-unusable``.
+        """
+        found: Future[int] = Future()
+        self._thread = threading.Thread(
+            target=lambda: uvloop.run(self._run(host, port, found)),
+            name="operations",
+            daemon=True,
+        )
+        self._thread.start()
+        return found.result(_START_S_MAX)
+
+    def stop(self) -> None:
+        """End the loop."""
+        if self._loop is not None and self._thread is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(limits.DOOR_CANARY_WAIT_S)
+
+    # --- private -----------------------------------------------------------------------------
+
+    async def _run(self, host: str, port: int, found: Future[int]) -> None:
+        self._loop = asyncio.get_running_loop()
+        door = HttpDoor(self._answer, connections_max=_CONNECTIONS_MAX)
+        try:
+            listener = await listen(door, host, port)
+        except SentinelError as error:
+            found.set_exception(error)
+            return
+        found.set_result(listener.sockets[0].getsockname()[1])
+        while not self._stop.is_set():
+            door.sweep()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _SWEEP_S)
+        door.drain()
+        listener.close()
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        if request.method not in {b"GET", b"HEAD"}:
+            raise SentinelError(
+                ErrorCode.METHOD_UNSUPPORTED,
+                at="request",
+                expected="GET",
+                got=request.method.decode("ascii", "replace"),
+            )
+        report = self._plane.health()
+        if request.path == b"/metrics":
+            accept = request.headers.get(b"accept", b"").decode("latin-1")
+            text, content_type = self._plane.metrics.exposition(accept)
+            return HttpResponse(200, text, content_type.encode())
+        if request.path == b"/v2/health/live":
+            return HttpResponse(200 if report.is_live else 503)
+        if request.path == b"/v2/health/ready":
+            return HttpResponse(200 if report.is_ready else 503)
+        if request.path == b"/v1/health":
+            return json_response(report.to_data(), status=200 if report.is_ready else 503)
+        raise SentinelError(
+            ErrorCode.ROUTE_UNKNOWN, at="request", expected="a path of docs/serving.md", got="other"
+        )
+
+    def _show(self) -> None:
+        """Bring in what is counted elsewhere, at a scrape."""
+        metrics, state = self._plane.metrics, self._plane.load()
+        for status, n in list(self._routes.n_by_status.items()):
+            metrics.advance("sentinel_responses_total", n, status=str(status))
+        for code, n in state.n_refused.items():
+            metrics.advance("sentinel_queue_refused_total", n, code=code)
+        metrics.advance("sentinel_batches_total", state.n_batches)
+        metrics.advance("sentinel_rows_scored_total", state.n_rows_scored)
+        metrics.advance("sentinel_answers_late_total", state.n_late)
+        metrics.put("sentinel_queue_rows", state.n_rows)
+        metrics.put("sentinel_ready", float(self._plane.health().is_ready))

@@ -1,0 +1,295 @@
+"""The plane: what can be asked of a served release, in plain typed methods.
+
+Two doors lead here, and only translate. No word of HTTP or gRPC stands in this file. Scoring is
+asynchronous by a reply that is called once, in the thread of the door; everything else answers at
+once from what is in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+import sentinel
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.monitoring.metrics import Metrics
+from sentinel.release import LoadedRelease, Standing
+from sentinel.scoring import Canary, ScorerStatus
+from sentinel.serving.batcher import Batcher, BatcherState
+from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.health import Health, HealthReport
+from sentinel.serving.work import Kind, Reply, Work
+
+SERVER = "sentinel"
+EXTENSIONS = ("binary_tensor_data",)
+PLATFORM = "onnxruntime_onnx"
+INPUT_NAME, OUTPUT_NAMES = "features", ("score", "outcome", "served_by", "reason")
+_OUTPUT_TYPES = ("FP32", "BYTES", "BYTES", "BYTES")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One tensor of the model: -1 in a shape is any number of rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """The model as the Open Inference Protocol describes it."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How long a caller waits, and whose rows these are.
+
+    Attributes
+    ----------
+    tenant : str
+        Fairness is between tenants.
+    timeout_s : float
+        Seconds from now; 0 or less is refused.
+    """
+
+    tenant: str
+    timeout_s: float
+
+
+class Plane:
+    """One served release.
+
+    Parameters
+    ----------
+    loaded : LoadedRelease
+    batcher : Batcher
+    memory : DecisionMemory
+    health : Health
+    metrics : Metrics
+    status : callable
+        Asked for the scorer's state.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedRelease,
+        batcher: Batcher,
+        *,
+        memory: DecisionMemory,
+        health: Health,
+        metrics: Metrics,
+        status: Callable[[], ScorerStatus],
+    ) -> None:
+        self.loaded = loaded
+        self.batcher = batcher
+        self.health_state = health
+        self.metrics = metrics
+        self.n_features = len(loaded.parts.plan.names)
+        self._memory = memory
+        self._status = status
+        self._causes: tuple[str, ...] = ()
+
+    # --- scoring -----------------------------------------------------------------------------
+
+    def score(self, events: Sequence[bytes], limit: Limit, reply: Reply) -> Work:
+        """Decide events; the reply gets :class:`EventAnswers` or an error.
+
+        Parameters
+        ----------
+        events : sequence of bytes
+            1 to ``REQUEST_ROWS_MAX`` events as they came.
+        limit : Limit
+        reply : callable
+
+        Raises
+        ------
+        SentinelError
+            ``request-invalid``, ``request-too-large``, ``overloaded``, ``deadline-passed``,
+            ``draining``, ``scorer-closed``: then the reply is never called.
+        """
+        _check_rows(len(events))
+        return self._submit(Kind.EVENTS, len(events), limit, reply, events=events)
+
+    def infer(self, values: npt.NDArray[np.float32], limit: Limit, reply: Reply) -> Work:
+        """Score rows of features; the reply gets :class:`TensorAnswers` or an error.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (n_rows, n_features), C order
+            Finite.
+
+        Raises
+        ------
+        SentinelError
+            As :meth:`score`.
+        """
+        _check_rows(len(values))
+        return self._submit(Kind.TENSOR, len(values), limit, reply, values=values)
+
+    def score_canary(self, events: Sequence[bytes], limit: Limit, reply: Reply) -> Work:
+        """Take known events the whole way beside the live state; as :meth:`score`."""
+        _check_rows(len(events))
+        return self._submit(Kind.CANARY, len(events), limit, reply, events=events)
+
+    def abandon(self, work: Work) -> None:
+        """Forget a request whose caller went away."""
+        self.batcher.abandon(work)
+
+    def decision(self, event_id: str) -> bytes:
+        """Return the decision of an event, as it was sent.
+
+        Raises
+        ------
+        SentinelError
+            ``decision-unknown``.
+        """
+        line = self._memory.get(event_id.encode())
+        if line is None:
+            raise SentinelError(
+                ErrorCode.DECISION_UNKNOWN,
+                at="decision",
+                expected=f"one of the last {limits.DECISIONS_REMEMBERED_MAX} event ids",
+                got=event_id,
+            )
+        return line
+
+    # --- what is served ----------------------------------------------------------------------
+
+    @property
+    def model_name(self) -> str:
+        """Name of the release."""
+        return self.loaded.manifest.name
+
+    @property
+    def model_version(self) -> str:
+        """Version of the release."""
+        return self.loaded.manifest.version
+
+    @property
+    def canary(self) -> Canary:
+        """Known events with their answers."""
+        return self.loaded.parts.canary
+
+    def require_model(self, name: str, version: str | None) -> None:
+        """Refuse a model that is not the one served.
+
+        Raises
+        ------
+        SentinelError
+            ``model-unknown``.
+        """
+        if name != self.model_name or version not in {None, "", self.model_version}:
+            raise SentinelError(
+                ErrorCode.MODEL_UNKNOWN,
+                at="model",
+                expected="the model that is served",
+                got="another name" if name != self.model_name else "another version",
+            )
+
+    def model_metadata(self) -> ModelMetadata:
+        """Describe the model."""
+        outputs = zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True)
+        return ModelMetadata(
+            name=self.model_name,
+            versions=(self.model_version,),
+            platform=PLATFORM,
+            inputs=(TensorMetadata(INPUT_NAME, "FP32", (-1, self.n_features)),),
+            outputs=tuple(TensorMetadata(name, datatype, (-1,)) for name, datatype in outputs),
+        )
+
+    def server_metadata(self) -> dict[str, object]:
+        """Describe the server."""
+        return {
+            "name": SERVER,
+            "version": sentinel.__version__,
+            "extensions": list(EXTENSIONS),
+        }
+
+    def release(self) -> dict[str, object]:
+        """Say what runs, how it stands, and how it is."""
+        manifest, parts = self.loaded.manifest, self.loaded.parts
+        status = self._status()
+        return {
+            "name": manifest.name,
+            "version": manifest.version,
+            "digest": self.loaded.digest,
+            "standing": str(self.loaded.standing),
+            "is_approved": self.loaded.standing is Standing.APPROVED,
+            "contract": {
+                "name": self.loaded.events.name,
+                "version": self.loaded.events.version,
+                "schema_hash": self.loaded.events.schema_hash,
+            },
+            "features": list(parts.plan.names),
+            "execution_provider": status.execution_provider,
+            "breaker": str(status.breaker),
+            "breaker_cause": status.breaker_cause,
+            "health": self.health().to_data(),
+        }
+
+    # --- how it is ---------------------------------------------------------------------------
+
+    def health(self) -> HealthReport:
+        """Return live, started, ready, degraded, with causes."""
+        return self.health_state.report(self.batcher.state(), self._causes)
+
+    def load(self) -> BatcherState:
+        """Return what waits and what is being done."""
+        return self.batcher.state()
+
+    def look(self, further: tuple[str, ...] = ()) -> None:
+        """Look at what may be degraded; the canary's clock calls it, not a probe."""
+        causes = self._status().causes + further
+        if self.loaded.standing is not Standing.APPROVED:
+            causes = (f"the release is {self.loaded.standing}", *causes)
+        self._causes = causes
+
+    # --- private -----------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        kind: Kind,
+        n_rows: int,
+        limit: Limit,
+        reply: Reply,
+        *,
+        events: Sequence[bytes] = (),
+        values: npt.NDArray[np.float32] | None = None,
+    ) -> Work:
+        work = Work(
+            kind=kind,
+            n_rows=n_rows,
+            tenant=limit.tenant,
+            deadline_s=time.monotonic() + limit.timeout_s,
+            reply=reply,
+            events=events,
+            values=values,
+        )
+        self.batcher.submit(work)
+        return work
+
+
+def _check_rows(n_rows: int) -> None:
+    if n_rows < 1:
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID, at="request", expected="at least one row", got="none"
+        )
+    if n_rows > limits.REQUEST_ROWS_MAX:
+        raise SentinelError(
+            ErrorCode.REQUEST_TOO_LARGE,
+            at="request",
+            expected=f"at most {limits.REQUEST_ROWS_MAX} rows",
+            got=n_rows,
+        )

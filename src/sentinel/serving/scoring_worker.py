@@ -1,0 +1,249 @@
+"""What the scoring thread does with a batch: the one scorer, and who gets which row.
+
+*Events* of all callers become one raw batch; positions number the rows since the start. What comes
+back is matched, never assumed: the id of every decision must lie inside the bytes that its caller
+sent, and every row must come out exactly once, as a decision, a refusal or a duplicate.
+
+*Tensors* of all callers become one matrix. The scorer's own guard scores rows again, alone, and
+finds a champion that mixes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.contract import RawBatch, Refusal
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features import Engine
+from sentinel.features.matrix import PRESENT
+from sentinel.features.stores.embedded import EmbeddedStore
+from sentinel.monitoring.log_records import feature_hashes
+from sentinel.scoring import DecisionBatch, Scorer
+from sentinel.scoring.guards import Rows
+from sentinel.scoring.scorer import outcomes
+from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.work import Answers, EventAnswers, Kind, Piece, TensorAnswers
+
+SOURCE = "requests"
+CANARY_SOURCE = "canary"
+# What is logged of a row that came as a tensor: nothing; its rows belong to nobody we know.
+_NOBODY = 0
+
+
+class EventRefusedError(SentinelError):
+    """The contract refused an event.
+
+    Attributes
+    ----------
+    refusal : Refusal
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        fault = refusal.faults[0] if refusal.faults else None
+        super().__init__(
+            ErrorCode.EVENT_REFUSED,
+            at=fault.path if fault and fault.path else "$",
+            expected=fault.expected if fault and fault.expected else "an event of the contract",
+            got=f"{refusal.code}: {fault.got}" if fault and fault.got else refusal.code,
+        )
+        self.refusal = refusal
+
+
+class ScoringWorker:
+    """The scorer behind the queue; used by one thread.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    memory : DecisionMemory
+        Read by the door's thread as well.
+    """
+
+    def __init__(self, scorer: Scorer, memory: DecisionMemory) -> None:
+        self.scorer = scorer
+        self._memory = memory
+        self._event_id = scorer.parts.plan.features.events.event_id.name
+        self._entity = scorer.parts.entity_field()
+        self._thresholds = scorer.parts.policy.thresholds()
+        self._position = 0
+        self._failure = ""
+
+    def run(self, pieces: Sequence[Piece]) -> list[Answers]:
+        """Answer the pieces of one batch, all of one kind, in their order."""
+        kind = pieces[0].work.kind
+        if kind is Kind.TENSOR:
+            return list(self._run_tensors(pieces))
+        if kind is Kind.CANARY:
+            return [self._run_canary(piece.work.events) for piece in pieces]
+        return list(self._run_events(pieces))
+
+    def tick(self) -> None:
+        """Let pauses and deadlines end; take a snapshot when one is due."""
+        self.scorer.tick()
+        if isinstance(self.scorer.engine, EmbeddedStore):
+            self.scorer.engine.maintain()
+
+    def failure(self) -> str:
+        """Say why this worker will never answer again; empty while it can."""
+        return self._failure
+
+    # --- events ------------------------------------------------------------------------------
+
+    def _run_events(self, pieces: Sequence[Piece]) -> list[EventAnswers]:
+        events: list[bytes] = []
+        for piece in pieces:
+            events += piece.work.events[piece.start : piece.end]
+        now_ms = time.time_ns() // 1_000_000
+        raw = RawBatch.from_events(
+            events,
+            source=SOURCE,
+            first_position=self._position,
+            received_at_ms=np.full(len(events), now_ms, dtype=np.int64),
+        )
+        try:
+            decoded = self.scorer.decode(raw)
+            decisions = self.scorer.decide(decoded)
+        except SentinelError as error:
+            self._note_closed(error)
+            raise
+        self._position += len(events)
+        lines = self._lines(raw, decisions, decoded.refusals)
+        answers, at = [], 0
+        for piece in pieces:
+            answers.append(EventAnswers(lines[at : at + piece.n_rows]))
+            at += piece.n_rows
+        return answers
+
+    def _lines(
+        self, raw: RawBatch, decisions: DecisionBatch, refusals: Sequence[Refusal]
+    ) -> list[bytes | SentinelError]:
+        """Match every decision and every refusal with the event it belongs to."""
+        spans = self._id_spans(decisions)
+        rows = decisions.events.rows
+        _check_identity(raw, decisions, spans)
+        found: list[bytes | SentinelError | None] = [None] * raw.n_events
+        written = self.scorer.encode(decisions).split(b"\n")
+        content = decisions.events.text_content
+        text = content.tobytes()
+        at = 0
+        for row, decided, (start, end) in zip(
+            rows.tolist(), decisions.is_decided.tolist(), spans.tolist(), strict=True
+        ):
+            event_id = text[start:end]
+            if decided:
+                found[row] = written[at]
+                self._memory.put(event_id, written[at])
+                at += 1
+            else:
+                found[row] = self._memory.get(event_id) or _repeated(event_id)
+        for refusal in refusals:
+            found[refusal.position - self._position + raw.n_events] = EventRefusedError(refusal)
+        if at != len(written) - 1:
+            raise _mixed(f"{at} decisions", len(written) - 1)
+        lines = [line for line in found if line is not None]
+        if len(lines) != raw.n_events:
+            raise _mixed(f"{raw.n_events} answers", len(lines))
+        return lines
+
+    def _id_spans(self, decisions: DecisionBatch) -> npt.NDArray[np.int64]:
+        events = decisions.events
+        spans: npt.NDArray[np.int64] = events.text_spans[events.text_fields.index(self._event_id)]
+        return spans
+
+    # --- tensors -----------------------------------------------------------------------------
+
+    def _run_tensors(self, pieces: Sequence[Piece]) -> list[TensorAnswers]:
+        parts = [
+            piece.work.values[piece.start : piece.end]
+            for piece in pieces
+            if piece.work.values is not None
+        ]
+        values = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        status = np.full(values.shape, PRESENT, dtype=np.uint8)
+        rows = Rows(values, status, np.full(len(values), _NOBODY, dtype=np.int64))
+        self.scorer.champion.tick(rows)
+        answer = self.scorer.champion.predict(rows)
+        outcome = outcomes(answer, self._thresholds)
+        if len(answer.scores) != len(values) or len(parts) != len(pieces):
+            raise _mixed(f"{len(values)} rows", len(answer.scores))
+        scores = answer.scores.astype(np.float32)
+        answers, at = [], 0
+        for piece in pieces:
+            here = slice(at, at + piece.n_rows)
+            at += piece.n_rows
+            answers.append(
+                TensorAnswers(
+                    scores[here], outcome[here], answer.served_by[here], answer.reasons[here]
+                )
+            )
+        return answers
+
+    # --- the canary --------------------------------------------------------------------------
+
+    def _run_canary(self, events: Sequence[bytes]) -> EventAnswers:
+        """Take known events the whole way, in an engine of their own: live state stays as it is."""
+        plan = self.scorer.parts.plan
+        raw = RawBatch.from_events(events, source=CANARY_SOURCE)
+        decoded = self.scorer.decode(raw)
+        if decoded.refusals:
+            raise EventRefusedError(decoded.refusals[0])
+        accepted = decoded.events
+        matrix = Engine(plan).advance(accepted)
+        rows = Rows(matrix.values, matrix.status, accepted.column(self._entity))
+        self.scorer.champion.tick(rows)
+        answer = self.scorer.champion.predict(rows)
+        n_rows = rows.n_rows
+        decisions = DecisionBatch(
+            events=accepted,
+            is_decided=np.ones(n_rows, dtype=np.bool_),
+            score=answer.scores,
+            outcome=outcomes(answer, self._thresholds),
+            served_by=answer.served_by,
+            reason=answer.reasons,
+            features=matrix.values,
+            feature_status=matrix.status,
+            feature_hash=feature_hashes(matrix.values),
+            is_late=matrix.is_late,
+        )
+        _check_identity(raw, decisions, self._id_spans(decisions))
+        return EventAnswers(self.scorer.encode(decisions).split(b"\n")[:-1])
+
+    # --- private -----------------------------------------------------------------------------
+
+    def _note_closed(self, error: SentinelError) -> None:
+        """Notice a scorer that ended in the middle of a batch: it will refuse the next one."""
+        try:
+            self.scorer.tick()
+        except SentinelError as closed:
+            if closed.code is ErrorCode.SCORER_CLOSED:
+                self._failure = str(error)
+
+
+def _check_identity(raw: RawBatch, decisions: DecisionBatch, spans: npt.NDArray[np.int64]) -> None:
+    """Refuse rows that are not those that went in."""
+    events = decisions.events
+    rows = events.rows
+    if events.raw is not raw or len(spans) != len(rows):
+        raise _mixed("the batch that was sent", "another one")
+    starts, ends = raw.starts[rows], raw.ends[rows]
+    is_inside = (spans[:, 0] >= starts) & (spans[:, 1] <= ends)
+    is_resolved = spans[:, 0] >= len(raw.content)  # escapes: the value stands behind all events
+    if not (is_inside | is_resolved).all():
+        raise _mixed("ids inside the bytes of their events", "an id of another event")
+
+
+def _mixed(expected: str, got: object) -> SentinelError:
+    return SentinelError(ErrorCode.INTERNAL, at="row identity", expected=expected, got=got)
+
+
+def _repeated(event_id: bytes) -> SentinelError:
+    return SentinelError(
+        ErrorCode.EVENT_REPEATED,
+        at="event",
+        expected="an id that was not decided before, or whose decision is remembered",
+        got=event_id.decode("utf-8", "replace"),
+    )

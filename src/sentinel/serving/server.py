@@ -1,0 +1,213 @@
+"""One server process: its threads, its listeners, its start and its end.
+
+* the *main loop*: HTTP and gRPC doors; it only reads, queues and writes;
+* the *scoring thread*: the scorer and nothing else (:mod:`sentinel.serving.batcher`);
+* the *operations loop*, a thread: metrics and health on a port of their own, which answer however
+  busy the doors are;
+* the *door canary*, a thread: asks the door and tells :class:`Health`.
+
+The end (SIGTERM, SIGINT): readiness turns false; after a notice the doors take no new connection;
+what is in flight is answered; the scoring thread scores what waits; state and log are closed. A
+second signal skips the notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import uvloop
+
+from sentinel.core import limits
+from sentinel.core.configuration import Configuration
+from sentinel.monitoring import Health as HealthWord
+from sentinel.release import LoadedRelease
+from sentinel.serving.access import Access
+from sentinel.serving.batcher import Batcher
+from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.door_canary import DoorCanary, OwnDoor
+from sentinel.serving.health import Health
+from sentinel.serving.http_connection import HttpDoor
+from sentinel.serving.http_routes import HttpRoutes
+from sentinel.serving.listening import listen, tls_context
+from sentinel.serving.opening import Opened, open_parts
+from sentinel.serving.operations import Operations
+from sentinel.serving.plane import Plane
+from sentinel.serving.scoring_worker import ScoringWorker
+from sentinel.serving.settings import ServerSettings
+
+_SWEEP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+
+
+def serve(
+    loaded: LoadedRelease,
+    settings: ServerSettings,
+    configuration: Configuration,
+    *,
+    on_started: Callable[[Addresses, Plane], None] | None = None,
+) -> None:
+    """Serve until a signal ends it; call it in the main thread.
+
+    Parameters
+    ----------
+    loaded : LoadedRelease
+    settings : ServerSettings
+    configuration : Configuration
+    on_started : callable, optional
+        Told the addresses once the doors are open.
+
+    Raises
+    ------
+    SentinelError
+        ``address-unusable``, ``tokens-invalid``, and what opening the parts raises.
+    """
+    with ExitStack() as stack:
+        opened = open_parts(loaded, settings, configuration, stack)
+        server = Server(opened, settings)
+        uvloop.run(server.run(on_started))
+
+
+class Server:
+    """One server, from its start to its end.
+
+    Parameters
+    ----------
+    opened : Opened
+    settings : ServerSettings
+    """
+
+    def __init__(self, opened: Opened, settings: ServerSettings) -> None:
+        self._opened = opened
+        self._settings = settings
+        self._access = Access({}) if settings.tokens is None else Access.read(settings.tokens)
+        self._health = Health()
+        self._stop = asyncio.Event()
+        self._is_hurried = False
+        self.doors: list[HttpDoor] = []
+
+    async def run(self, on_started: Callable[[Addresses, Plane], None] | None = None) -> None:
+        """Open the doors, serve, and end in order.
+
+        Raises
+        ------
+        SentinelError
+            ``address-unusable``.
+        """
+        loop = asyncio.get_running_loop()
+        memory = DecisionMemory()
+        batcher = Batcher(ScoringWorker(self._opened.scorer, memory), loop)
+        plane = Plane(
+            self._opened.loaded,
+            batcher,
+            memory=memory,
+            health=self._health,
+            metrics=self._opened.metrics,
+            status=self._opened.scorer.status,
+        )
+        routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)
+        operations = Operations(plane, routes)
+        try:
+            await self._serve(plane, routes, operations, on_started)
+        finally:
+            batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
+            operations.stop()
+
+    def stop(self) -> None:
+        """Begin the end; the second call hurries it."""
+        self._is_hurried = self._stop.is_set()
+        self._stop.set()
+
+    # --- private -----------------------------------------------------------------------------
+
+    async def _serve(
+        self,
+        plane: Plane,
+        routes: HttpRoutes,
+        operations: Operations,
+        on_started: Callable[[Addresses, Plane], None] | None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        settings = self._settings
+        door = HttpDoor(routes)
+        listener = await listen(door, settings.host, settings.http_port, tls=tls_context(settings))
+        port = listener.sockets[0].getsockname()[1]
+        metrics_port = operations.start(settings.host, settings.metrics_port)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if threading.current_thread() is threading.main_thread():
+                loop.add_signal_handler(number, self.stop)
+        sweeper = asyncio.ensure_future(self._sweep(door))
+        canary = self._canary(plane, port)
+        canary.start()
+        try:
+            if on_started is not None:
+                on_started(Addresses(settings.host, port, 0, metrics_port), plane)
+            await self._stop.wait()
+            await self._drain(listener, door)
+        finally:
+            sweeper.cancel()
+            canary.stop()
+            listener.close()
+
+    def _canary(self, plane: Plane, port: int) -> DoorCanary:
+        token = secrets.token_urlsafe(32)
+        self._access.add_own(token)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104 -- compared, not bound
+        scorer = self._opened.scorer
+
+        def tell(cause: str, degraded: tuple[str, ...]) -> None:
+            plane.look(degraded)
+            self._health.door_checked(cause)
+            plane.metrics.record_health(_word(plane))
+
+        return DoorCanary(
+            OwnDoor(host=host, port=port, token=token, certificate=self._settings.certificate),
+            plane.canary,
+            folders=self._opened.folders,
+            tell=tell,
+            on_wrong=lambda: plane.batcher.call(lambda: _check(scorer.check_canary)),
+            every_s=self._settings.canary_s,
+        )
+
+    async def _sweep(self, door: HttpDoor) -> None:
+        while True:
+            self._health.beat()
+            door.sweep()
+            await asyncio.sleep(_SWEEP_S)
+
+    async def _drain(self, listener: asyncio.Server, door: HttpDoor) -> None:
+        self._health.is_draining = True
+        notice_until_s = time.monotonic() + self._settings.drain_notice_s
+        while not self._is_hurried and time.monotonic() < notice_until_s:
+            await asyncio.sleep(0.02)
+        listener.close()
+        door.drain()
+        end_s = time.monotonic() + limits.DRAIN_S_MAX
+        while door.n_busy and time.monotonic() < end_s:
+            await asyncio.sleep(0.01)
+
+
+def _check(check: Callable[[], object]) -> None:
+    check()
+
+
+def _word(plane: Plane) -> HealthWord:
+    report = plane.health()
+    if not report.is_ready:
+        return HealthWord.DOWN
+    return HealthWord.DEGRADED if report.is_degraded else HealthWord.HEALTHY

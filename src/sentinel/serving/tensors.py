@@ -1,0 +1,238 @@
+"""Tensors of the Open Inference Protocol, version 2: from its JSON, and from binary, to float32.
+
+Nothing is allocated by a size that a caller names: the declared shape is held against the number
+of values that came, and only then is there an array.
+
+Reference: KServe, "Open Inference Protocol", predict-api v2; its binary tensor data extension as
+Triton defines it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+
+INPUT = "features"
+FP32 = "FP32"
+_FLOAT32_BYTES = 4
+
+Parameter = bool | int | float | str
+
+
+class InputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One input as JSON has it; ``data`` is parsed once the rest is known to be right."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Parameter] = {}
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class OutputWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One output that is asked for."""
+
+    name: str
+    parameters: dict[str, Parameter] = {}
+
+
+class InferBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The JSON part of a request."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    parameters: dict[str, Parameter] = {}
+    outputs: list[OutputWish] | None = None
+
+
+_decode_body = msgspec.json.Decoder(InferBody).decode
+_decode_flat = msgspec.json.Decoder(list[float]).decode
+_decode_nested = msgspec.json.Decoder(list[list[float]]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request, checked.
+
+    Attributes
+    ----------
+    body : InferBody
+    values : ndarray of float32, shape (n_rows, n_features), C order
+        Finite.
+    """
+
+    body: InferBody
+    values: npt.NDArray[np.float32]
+
+
+def read_infer(content: bytes, *, json_bytes: int | None, n_features: int) -> InferRequest:
+    """Read a request of the REST protocol.
+
+    Parameters
+    ----------
+    content : bytes
+    json_bytes : int or None
+        Length of the JSON part where binary data follow (``Inference-Header-Content-Length``).
+    n_features : int
+        Columns of the model.
+
+    Raises
+    ------
+    SentinelError
+        ``request-invalid``, ``tensor-invalid``.
+    """
+    if json_bytes is not None and not 0 <= json_bytes <= len(content):
+        expected = f"a length of the JSON part up to {len(content)}"
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID, at="request", expected=expected, got=json_bytes
+        )
+    head = content if json_bytes is None else content[:json_bytes]
+    rest = b"" if json_bytes is None else content[json_bytes:]
+    _check_depth(head)
+    try:
+        body = _decode_body(head)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID,
+            at="request",
+            expected="a JSON object as the Open Inference Protocol has it",
+            got=error,
+        ) from error
+    tensor = only_input(body.inputs)
+    n_rows = check_shape(tensor.datatype, tensor.shape, n_features=n_features)
+    n_binary = tensor.parameters.get("binary_data_size")
+    if n_binary is None:
+        if rest:
+            raise _invalid("binary_data_size", "the size of the binary data", "none")
+        return InferRequest(body, _from_json(tensor.data, n_rows, n_features))
+    if type(n_binary) is not int or n_binary != len(rest):
+        raise _invalid("binary_data_size", f"{len(rest)}, what followed the JSON part", n_binary)
+    if bytes(tensor.data):
+        raise _invalid("data", "no data in JSON beside binary data", "both")
+    return InferRequest(body, from_bytes(rest, n_rows, n_features))
+
+
+def only_input(inputs: Sequence[InputTensor]) -> InputTensor:
+    """Take the one input that the model has.
+
+    Raises
+    ------
+    SentinelError
+        ``tensor-invalid``.
+    """
+    if len(inputs) != 1:
+        raise _invalid("", f"one input, {INPUT}", f"{len(inputs)} inputs")
+    check_name(inputs[0].name)
+    return inputs[0]
+
+
+def check_name(name: str) -> None:
+    """Refuse an input that the model does not have."""
+    if name != INPUT:
+        raise _invalid("name", INPUT, name)
+
+
+def check_shape(datatype: str, shape: Sequence[int], *, n_features: int) -> int:
+    """Return the number of rows.
+
+    Raises
+    ------
+    SentinelError
+        ``tensor-invalid``; ``request-too-large`` for more than ``REQUEST_ROWS_MAX`` rows.
+    """
+    if datatype != FP32:
+        raise _invalid("datatype", FP32, datatype)
+    if len(shape) != 2 or shape[1] != n_features or shape[0] < 1:
+        raise _invalid("shape", f"[rows, {n_features}]", list(shape[:8]))
+    if shape[0] > limits.REQUEST_ROWS_MAX:
+        raise SentinelError(
+            ErrorCode.REQUEST_TOO_LARGE,
+            at=f"{INPUT}.shape",
+            expected=f"at most {limits.REQUEST_ROWS_MAX} rows",
+            got=shape[0],
+        )
+    return shape[0]
+
+
+def from_bytes(content: bytes, n_rows: int, n_features: int) -> npt.NDArray[np.float32]:
+    """Read row-major little-endian float32 numbers.
+
+    Raises
+    ------
+    SentinelError
+        ``tensor-invalid``.
+    """
+    n_bytes = n_rows * n_features * _FLOAT32_BYTES
+    if len(content) != n_bytes:
+        raise _invalid("data", f"{n_bytes} bytes for the shape", f"{len(content)} bytes")
+    return _finite(np.frombuffer(content, dtype="<f4").reshape(n_rows, n_features))
+
+
+def from_numbers(numbers: Sequence[float], n_rows: int, n_features: int) -> npt.NDArray[np.float32]:
+    """Make a matrix of a flat list.
+
+    Raises
+    ------
+    SentinelError
+        ``tensor-invalid``.
+    """
+    if len(numbers) != n_rows * n_features:
+        raise _invalid("data", f"{n_rows * n_features} numbers for the shape", len(numbers))
+    with np.errstate(over="ignore"):
+        values = np.array(numbers, dtype=np.float64).astype(np.float32)
+    return _finite(values.reshape(n_rows, n_features))
+
+
+def _from_json(data: msgspec.Raw, n_rows: int, n_features: int) -> npt.NDArray[np.float32]:
+    content = bytes(data)
+    if not content:
+        raise _invalid("data", "numbers", "nothing")
+    is_nested = content[1:].lstrip()[:1] == b"["
+    try:
+        if not is_nested:
+            return from_numbers(_decode_flat(content), n_rows, n_features)
+        rows = _decode_nested(content)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise _invalid("data", "numbers, flat or row by row", error) from error
+    if len(rows) != n_rows or any(len(row) != n_features for row in rows):
+        raise _invalid("data", f"{n_rows} rows of {n_features} numbers", f"{len(rows)} rows")
+    return from_numbers([number for row in rows for number in row], n_rows, n_features)
+
+
+def _finite(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(values).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise _invalid(f"data[{row}][{column}]", "a finite float32", values[row, column])
+    return values
+
+
+def _check_depth(content: bytes) -> None:
+    """Refuse deep nesting before a parser recurses into it; brackets in texts count too."""
+    if content.count(b"[") + content.count(b"{") <= limits.REQUEST_DEPTH_MAX:
+        return
+    depth = deepest = 0
+    for byte in content.translate(None, delete=_NO_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+        if depth > limits.REQUEST_DEPTH_MAX:
+            raise SentinelError(
+                ErrorCode.REQUEST_INVALID,
+                at="request",
+                expected=f"at most {limits.REQUEST_DEPTH_MAX} levels",
+                got=f"{depth} or more",
+            )
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _invalid(part: str, expected: str, got: object) -> SentinelError:
+    at = f"{INPUT}.{part}" if part else "inputs"
+    return SentinelError(ErrorCode.TENSOR_INVALID, at=at, expected=expected, got=got)
