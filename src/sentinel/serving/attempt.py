@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from sentinel.core.errors import ErrorCode, SentinelError, shorten
@@ -25,6 +25,17 @@ def attempt(call: Callable[[], T], *, at: str) -> T | SentinelError:
     """
     try:
         return call()
+    except SentinelError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 -- the request boundary
+        _LOG.exception("a fault while serving", extra={"at": at})
+        return internal_error(error, at=at)
+
+
+async def attempt_async(call: Awaitable[T], *, at: str) -> T | SentinelError:
+    """Await it; as :func:`attempt`. A cancellation goes on: it is no fault."""
+    try:
+        return await call
     except SentinelError as error:
         return error
     except Exception as error:  # noqa: BLE001 -- the request boundary

@@ -32,6 +32,7 @@ from sentinel.serving.access import Access
 from sentinel.serving.batcher import Batcher
 from sentinel.serving.decision_memory import DecisionMemory
 from sentinel.serving.door_canary import DoorCanary, OwnDoor
+from sentinel.serving.grpc_door import GrpcDoor
 from sentinel.serving.health import Health
 from sentinel.serving.http_connection import HttpDoor
 from sentinel.serving.http_routes import HttpRoutes
@@ -99,7 +100,6 @@ class Server:
         self._health = Health()
         self._stop = asyncio.Event()
         self._is_hurried = False
-        self.doors: list[HttpDoor] = []
 
     async def run(self, on_started: Callable[[Addresses, Plane], None] | None = None) -> None:
         """Open the doors, serve, and end in order.
@@ -122,8 +122,9 @@ class Server:
         )
         routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)
         operations = Operations(plane, routes)
+        calls = GrpcDoor(plane, self._access, timeout_ms=self._settings.timeout_ms)
         try:
-            await self._serve(plane, routes, operations, on_started)
+            await self._serve(plane, HttpDoor(routes), calls, operations, on_started)
         finally:
             batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
             operations.stop()
@@ -138,15 +139,16 @@ class Server:
     async def _serve(
         self,
         plane: Plane,
-        routes: HttpRoutes,
+        door: HttpDoor,
+        calls: GrpcDoor,
         operations: Operations,
         on_started: Callable[[Addresses, Plane], None] | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         settings = self._settings
-        door = HttpDoor(routes)
         listener = await listen(door, settings.host, settings.http_port, tls=tls_context(settings))
         port = listener.sockets[0].getsockname()[1]
+        grpc_port = await calls.start(settings)
         metrics_port = operations.start(settings.host, settings.metrics_port)
         for number in (signal.SIGTERM, signal.SIGINT):
             if threading.current_thread() is threading.main_thread():
@@ -156,9 +158,9 @@ class Server:
         canary.start()
         try:
             if on_started is not None:
-                on_started(Addresses(settings.host, port, 0, metrics_port), plane)
+                on_started(Addresses(settings.host, port, grpc_port, metrics_port), plane)
             await self._stop.wait()
-            await self._drain(listener, door)
+            await self._drain(listener, door, calls)
         finally:
             sweeper.cancel()
             canary.stop()
@@ -190,13 +192,14 @@ class Server:
             door.sweep()
             await asyncio.sleep(_SWEEP_S)
 
-    async def _drain(self, listener: asyncio.Server, door: HttpDoor) -> None:
+    async def _drain(self, listener: asyncio.Server, door: HttpDoor, calls: GrpcDoor) -> None:
         self._health.is_draining = True
         notice_until_s = time.monotonic() + self._settings.drain_notice_s
         while not self._is_hurried and time.monotonic() < notice_until_s:
             await asyncio.sleep(0.02)
         listener.close()
         door.drain()
+        await calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
         end_s = time.monotonic() + limits.DRAIN_S_MAX
         while door.n_busy and time.monotonic() < end_s:
             await asyncio.sleep(0.01)
