@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving import load_report, tensors
+from sentinel.serving import tensors
 from sentinel.serving.access import Access, Scope
 from sentinel.serving.attempt import attempt, attempt_async
 from sentinel.serving.grpc_messages import (
@@ -45,7 +45,6 @@ _Stream = Callable[[_Proto, _Context], AsyncIterator[_Proto]]
 _WATCH_S = 1.0
 _STREAMS_MAX = 1024
 _INFER_RESPONSE = message("inference", "ModelInferResponse")
-_LOAD_HEADER = "endpoint-load-metrics-bin"
 
 
 class GrpcDoor:
@@ -146,7 +145,6 @@ class GrpcDoor:
         if not isinstance(result, TensorAnswers):
             raise TypeError("events where tensors were asked for")
         require_answered(result)
-        self._report_load(context)
         response: _Proto = _INFER_RESPONSE(
             model_name=plane.model_name, model_version=plane.model_version, id=request.id
         )
@@ -160,9 +158,7 @@ class GrpcDoor:
     # --- events ------------------------------------------------------------------------------
 
     async def _score(self, request: _Proto, context: _Context) -> _Proto:
-        response = await self._score_events(request, self._limit(context))
-        self._report_load(context)
-        return response
+        return await self._score_events(request, self._limit(context))
 
     async def _score_stream(self, requests: _Proto, context: _Context) -> AsyncIterator[_Proto]:
         kind = message("sentinel.v1", "ScoreRequest")
@@ -245,20 +241,6 @@ class GrpcDoor:
         most_s = limits.REQUEST_TIMEOUT_MS_MAX / 1000
         timeout_s = self._timeout_s if left_s is None else min(left_s, most_s)
         return Limit(tenant=self._tenant(context), timeout_s=timeout_s)
-
-    def _report_load(self, context: _Context) -> None:
-        """Say in a trailer how busy the server is, where somebody asks."""
-        asked = load_report.REQUEST_HEADER.decode()
-        if any(key == asked for key, _ in context.invocation_metadata() or ()):
-            found = load_report.metrics(self._plane.load())
-            report: _Proto = message("xds.data.orca.v3", "OrcaLoadReport")()
-            for name, value in found.items():
-                family, _, own = name.partition(".")
-                if own:
-                    report.named_metrics[own] = value
-                else:
-                    setattr(report, family, value)
-            context.set_trailing_metadata(((_LOAD_HEADER, report.SerializeToString()),))
 
     def _handlers(self) -> list[grpc.GenericRpcHandler]:
         unary: dict[str, _Unary] = {

@@ -5,7 +5,7 @@ behind the type puts the field into the message's one-of. The descriptors live i
 own, so that a client library in the same process may declare the same names.
 
 References: KServe, Open Inference Protocol v2 (gRPC); gRPC Health Checking Protocol; gRPC Server
-Reflection (v1alpha); ORCA's load report (xDS).
+Reflection (v1alpha).
 """
 
 from __future__ import annotations
@@ -130,12 +130,6 @@ _REFLECTION = {
         list_services_response 6 ListServiceResponse?
         error_response 7 ErrorResponse?""",
 }
-_LOAD = {
-    "OrcaLoadReport": """
-        cpu_utilization 1 double
-        named_metrics 8 map<string, double>
-        application_utilization 9 double"""
-}
 # Services: method to (request, response, streams in, streams out).
 Method = tuple[str, str, bool, bool]
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
@@ -176,7 +170,6 @@ _FILES = {
     "grpc.health.v1": _HEALTH,
     "sentinel.v1": _SCORING,
     "grpc.reflection.v1alpha": _REFLECTION,
-    "xds.data.orca.v3": _LOAD,
 }
 
 

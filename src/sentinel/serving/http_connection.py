@@ -212,6 +212,8 @@ class HttpConnection(asyncio.Protocol):
                 self._note(ErrorCode.REQUEST_INVALID, "head", "a host", "none")
         elif version != "1.0":
             self._note(ErrorCode.REQUEST_INVALID, "request", "HTTP/1.1", "another version")
+        if self._parser.should_upgrade():
+            self._note(ErrorCode.REQUEST_INVALID, "request", "no upgrade", "one")
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > limits.REQUEST_BODY_BYTES_MAX:
             bound = f"at most {limits.REQUEST_BODY_BYTES_MAX} bytes"

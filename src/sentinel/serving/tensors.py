@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ class InputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fa
     """One input as JSON has it; ``data`` is parsed once the rest is known to be right."""
 
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]]
     datatype: str
     parameters: dict[str, Parameter] = {}
     data: msgspec.Raw = msgspec.Raw()

@@ -1,0 +1,225 @@
+"""Servers in this process and raw sockets to them: real listeners, real threads, no mocks."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import uvloop
+
+from sentinel.core.configuration import Configuration
+from sentinel.release import LoadedRelease, load_release
+from sentinel.serving.opening import Opened, open_parts
+from sentinel.serving.plane import Plane
+from sentinel.serving.server import Addresses, Server
+from sentinel.serving.settings import ServerSettings
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "releases" / "format-1"
+MODEL = "payments"
+N_FEATURES = 5
+_WAIT_S = 20.0
+
+Champion = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+
+def golden_release() -> LoadedRelease:
+    """Load the golden release, approved by nobody."""
+    return load_release(
+        GOLDEN / "payments-1.2.0", None, now_ms=time.time_ns() // 1_000_000, allow_unapproved=True
+    )
+
+
+_NUMBERS = iter(range(10**9))
+
+
+def payment(event_id: str | None = None, **fields: object) -> bytes:
+    """Write an event that keeps the contract, of this moment."""
+    event: dict[str, object] = {
+        "payment_id": event_id or f"t{next(_NUMBERS)}",
+        "paid_at": time.time_ns() // 1_000_000,
+        "card_id": "c25",
+        "amount": 19.56,
+        "channel": "chip",
+        **fields,
+    }
+    return json.dumps(event).encode()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A response, read to its end."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.body)
+        return found
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, opened: Opened, plane: Plane, addresses: Addresses, server: Server) -> None:
+        self.opened = opened
+        self.plane = plane
+        self.addresses = addresses
+        self.server = server
+        self.champion = opened.scorer.champion._path.champion
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        port: int | None = None,
+        timeout_s: float = 10.0,
+        **headers: str,
+    ) -> Answered:
+        """Ask over a connection of its own."""
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", port or self.addresses.http_port, timeout=timeout_s
+        )
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body=body, headers=named)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answered(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def score(self, *events: bytes, **headers: str) -> Answered:
+        """Score one event as JSON, several as lines."""
+        if len(events) == 1:
+            return self.request(
+                "POST", "/v1/score", events[0], content_type="application/json", **headers
+            )
+        body = b"\n".join(events) + b"\n"
+        return self.request(
+            "POST", "/v1/score", body, content_type="application/x-ndjson", **headers
+        )
+
+    def infer(self, rows: Sequence[Sequence[float]], **more: object) -> Answered:
+        """Score rows of features."""
+        return self.request(
+            "POST",
+            f"/v2/models/{MODEL}/infer",
+            infer_body(rows, **more),
+            content_type="application/json",
+        )
+
+    def raw(self, content: bytes, *, port: int | None = None, half_close: bool = False) -> bytes:
+        """Send bytes as they are; return all that comes until the end, or a quiet second."""
+        with socket.create_connection(
+            ("127.0.0.1", port or self.addresses.http_port), timeout=2.0
+        ) as link:
+            link.sendall(content)
+            if half_close:
+                link.shutdown(socket.SHUT_WR)
+            found = b""
+            try:
+                while chunk := link.recv(65_536):
+                    found += chunk
+            except (TimeoutError, ConnectionResetError):
+                pass
+            return found
+
+    def break_champion(self, champion: Champion) -> None:
+        """Put another model where the champion is."""
+        guarded = self.opened.scorer.champion
+        guarded._path = replace(guarded._path, champion=champion)
+
+    def wait_until(self, holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
+        """Wait for something that another thread does."""
+        end_s = time.monotonic() + wait_s
+        while not holds():
+            if time.monotonic() > end_s:
+                raise AssertionError(f"it did not happen; health: {self.plane.health()}")
+            time.sleep(0.02)
+
+    def wait_ready(self) -> None:
+        self.wait_until(lambda: self.plane.health().is_ready)
+
+    def stop(self) -> None:
+        loop = self.plane.batcher._loop
+        loop.call_soon_threadsafe(self.server.stop)
+
+
+def infer_body(rows: Sequence[Sequence[float]], **more: object) -> bytes:
+    """Write a request of the REST protocol."""
+    document: dict[str, object] = {
+        "inputs": [
+            {
+                "name": "features",
+                "shape": [len(rows), N_FEATURES],
+                "datatype": "FP32",
+                "data": [number for row in rows for number in row],
+            }
+        ],
+        **more,
+    }
+    return json.dumps(document).encode()
+
+
+@contextmanager
+def served(folder: Path, **settings: object) -> Iterator[Served]:
+    """Serve the golden release in a thread of this process."""
+    plain: dict[str, object] = {
+        "http_port": 0,
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "quarantine": folder / "quarantine",
+        "drain_notice_s": 0.0,
+        "canary_s": 0.25,
+        **settings,
+    }
+    started = threading.Event()
+    found: list[tuple[Addresses, Plane]] = []
+    faults: list[BaseException] = []
+    with ExitStack() as stack:
+        chosen = ServerSettings(**plain)  # type: ignore[arg-type]
+        opened = open_parts(golden_release(), chosen, Configuration(), stack)
+        server = Server(opened, chosen)
+
+        def on_started(addresses: Addresses, plane: Plane) -> None:
+            found.append((addresses, plane))
+            started.set()
+
+        def run() -> None:
+            try:
+                uvloop.run(server.run(on_started))
+            except BaseException as fault:  # noqa: BLE001 -- told to the test
+                faults.append(fault)
+            finally:
+                started.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        started.wait(_WAIT_S)
+        if faults:
+            thread.join()
+            raise faults[0]
+        running = Served(opened, found[0][1], found[0][0], server)
+        try:
+            yield running
+        finally:
+            if thread.is_alive():
+                running.stop()
+            thread.join(_WAIT_S)
+        assert not thread.is_alive()
+        assert not faults

@@ -1,0 +1,176 @@
+"""The public client of the Open Inference Protocol, unchanged, over both doors."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from serving_rig import MODEL, N_FEATURES, Served, payment
+from tritonclient.utils import InferenceServerException
+
+from sentinel.core import limits
+from sentinel.serving.grpc_messages import message
+
+ROWS = np.array([[19.5, 1, 20, 60, 1], [900, 3, 20, 5, 0]], dtype=np.float32)
+
+
+def _expected(server: Served) -> np.ndarray:
+    return server.champion(ROWS)
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_the_http_client_works_unchanged(server: Served, is_binary: bool) -> None:
+    server.wait_ready()
+    client = triton_http.InferenceServerClient(f"127.0.0.1:{server.addresses.http_port}")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(MODEL, "1.2.0")
+    assert client.get_server_metadata()["name"] == "sentinel"
+    assert client.get_model_metadata(MODEL)["inputs"][0]["shape"] == [-1, N_FEATURES]
+    given = triton_http.InferInput("features", list(ROWS.shape), "FP32")
+    given.set_data_from_numpy(ROWS, binary_data=is_binary)
+    wanted = [
+        triton_http.InferRequestedOutput(name, binary_data=is_binary)
+        for name in ("score", "reason")
+    ]
+    result = client.infer(MODEL, [given], outputs=wanted, request_id="seven")
+    np.testing.assert_array_equal(result.as_numpy("score"), _expected(server))
+    reasons = [
+        text if isinstance(text, str) else text.decode() for text in result.as_numpy("reason")
+    ]
+    assert reasons == ["ok", "ok"]
+    assert result.get_response()["id"] == "seven"
+    assert result.as_numpy("outcome") is None
+    client.close()
+
+
+def test_the_http_client_sees_errors_as_errors(server: Served) -> None:
+    client = triton_http.InferenceServerClient(f"127.0.0.1:{server.addresses.http_port}")
+    given = triton_http.InferInput("features", [1, 3], "FP32")
+    given.set_data_from_numpy(np.zeros((1, 3), np.float32))
+    with pytest.raises(InferenceServerException, match=r"tensor-invalid: features\.shape"):
+        client.infer(MODEL, [given])
+    client.close()
+
+
+def test_the_grpc_client_works_unchanged(server: Served) -> None:
+    server.wait_ready()
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{server.addresses.grpc_port}")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(MODEL, "1.2.0")
+    assert client.get_server_metadata().name == "sentinel"
+    assert list(client.get_model_metadata(MODEL).inputs[0].shape) == [-1, N_FEATURES]
+    given = triton_grpc.InferInput("features", list(ROWS.shape), "FP32")
+    given.set_data_from_numpy(ROWS)
+    result = client.infer(MODEL, [given], request_id="seven")
+    np.testing.assert_array_equal(result.as_numpy("score"), _expected(server))
+    assert list(result.as_numpy("served_by")) == [b"champion", b"champion"]
+    assert result.get_response().id == "seven"
+    client.close()
+
+
+# --- gRPC without a client library -----------------------------------------------------------
+
+
+def _call(server: Served, method: str, content: bytes, **options: object) -> bytes:
+    with grpc.insecure_channel(f"127.0.0.1:{server.addresses.grpc_port}") as channel:
+        answer: bytes = channel.unary_unary(method)(content, timeout=10, **options)
+        return answer
+
+
+def _request(**changes: object) -> bytes:
+    fields: dict[str, object] = {"name": "features", "datatype": "FP32", "shape": [1, 5], **changes}
+    request = message("inference", "ModelInferRequest")(model_name=MODEL)
+    typed = fields.pop("typed", [1.0] * 5)
+    tensor = request.inputs.add(**fields)
+    tensor.contents.fp32_contents.extend(typed)
+    content: bytes = request.SerializeToString()
+    return content
+
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"\xff\xff\xff", "INVALID_ARGUMENT", "request-invalid"),
+        (b"", "NOT_FOUND", "model-unknown"),
+        (_request(name="other"), "INVALID_ARGUMENT", "tensor-invalid"),
+        (_request(shape=[-1, 5]), "INVALID_ARGUMENT", "tensor-invalid"),
+        (_request(shape=[2, 5]), "INVALID_ARGUMENT", "tensor-invalid"),
+        (_request(shape=[1 << 62, 5]), "RESOURCE_EXHAUSTED", "request-too-large"),
+        (_request(datatype="FP64"), "INVALID_ARGUMENT", "tensor-invalid"),
+        (_request(typed=[float("nan")] * 5), "INVALID_ARGUMENT", "tensor-invalid"),
+        (_request(typed=[float("inf")] * 5), "INVALID_ARGUMENT", "tensor-invalid"),
+    ],
+)
+def test_bad_calls_are_refused_with_a_status(
+    server: Served, content: bytes, status: str, code: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        _call(server, INFER, content)
+    assert refused.value.code().name == status
+    assert refused.value.details().startswith(code)
+
+
+def test_a_message_over_the_limit_is_refused(server: Served) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        _call(server, INFER, bytes(limits.REQUEST_BODY_BYTES_MAX + 1))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_an_unknown_method_is_unimplemented(server: Served) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        _call(server, "/inference.GRPCInferenceService/ModelUnload", b"")
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_events_are_scored_in_a_call_and_in_a_stream(server: Served) -> None:
+    kind = message("sentinel.v1", "ScoreRequest")
+    answer = message("sentinel.v1", "ScoreResponse")
+    first = kind(events=[payment("g-1"), b"{}", payment("g-2")]).SerializeToString()
+    found = answer.FromString(_call(server, "/sentinel.v1.Scoring/Score", first)).decisions
+    assert b'"event_id":"g-1"' in found[0]
+    assert b'"code": "event-refused"' in found[1]
+    assert b'"event_id":"g-2"' in found[2]
+    requests = [kind(events=[payment(f"s-{n}")]).SerializeToString() for n in range(20)]
+    with grpc.insecure_channel(f"127.0.0.1:{server.addresses.grpc_port}") as channel:
+        stream = channel.stream_stream("/sentinel.v1.Scoring/ScoreStream")(iter(requests))
+        answers = [answer.FromString(content).decisions[0] for content in stream]
+    assert [b'"event_id":"s-%d"' % n in line for n, line in enumerate(answers)] == [True] * 20
+
+
+def test_the_health_service_says_what_readiness_says(server: Served) -> None:
+    server.wait_ready()
+    kind = message("grpc.health.v1", "HealthCheckRequest")
+    response = message("grpc.health.v1", "HealthCheckResponse")
+    for service in ("", "inference.GRPCInferenceService"):
+        content = kind(service=service).SerializeToString()
+        answer = _call(server, "/grpc.health.v1.Health/Check", content)
+        assert response.FromString(answer).status == 1
+    with pytest.raises(grpc.RpcError) as refused:
+        _call(server, "/grpc.health.v1.Health/Check", kind(service="no").SerializeToString())
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_services_and_their_files(server: Served) -> None:
+    kind = message("grpc.reflection.v1alpha", "ServerReflectionRequest")
+    answer = message("grpc.reflection.v1alpha", "ServerReflectionResponse")
+    asked = [
+        kind(list_services="*"),
+        kind(file_containing_symbol="inference.GRPCInferenceService"),
+        kind(file_by_filename="nothing.proto"),
+    ]
+    with grpc.insecure_channel(f"127.0.0.1:{server.addresses.grpc_port}") as channel:
+        stream = channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        )(iter([request.SerializeToString() for request in asked]))
+        listed, file, unknown = (answer.FromString(content) for content in stream)
+    names = {service.name for service in listed.list_services_response.service}
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+    assert b"ModelInferRequest" in file.file_descriptor_response.file_descriptor_proto[0]
+    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
