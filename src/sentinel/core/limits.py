@@ -124,6 +124,33 @@ WAL_RECORD_BYTES_MAX = 64 << 20
 SNAPSHOT_HEAD_BYTES_MAX = 4 << 20
 # A snapshot every so many events bounds the log that a start replays to a few seconds.
 SNAPSHOT_EVENTS = 2_000_000
+# Redis: one call of a batch ends by then, plus what each row may take (2.5 us measured).
+STORE_DEADLINE_MS = 20.0
+STORE_ROW_MS = 0.02
+# Tries of one call, its first pause, and retries as a share of all calls, with a small reserve.
+STORE_TRIES_MAX = 3
+STORE_BACKOFF_MS = 2.0
+STORE_RETRY_SHARE = 0.1
+STORE_RETRY_BUDGET_MAX = 10
+# Pause after a loss, doubled to the second bound: back within a second of Redis.
+STORE_PAUSE_MS = 50.0
+STORE_PAUSE_MS_MAX = 400.0
+# A batch is computed anew when another writer was first; each time some writer got on.
+STORE_REDO_MAX = 100
+# Commits whose changed rows are listed: a writer further behind forgets its rows.
+STORE_CHANGES_KEPT = 128
+# Of those, how many are read first: 30 kB each at 1,000 events a batch.
+STORE_CHANGES_READ = 8
+# Commits whose vectors are kept for a source that reads again.
+STORE_ANSWERS_KEPT = 32
+# How long Redis knows the last commit of a writer that went away: a day.
+STORE_WRITER_MS = 86_400_000
+# Rows held in the process: 1 to 2 GB at 150 words.
+STORE_ROWS_HELD_MAX = 1_000_000
+# Events that wait, unapplied, while Redis is away: seconds at full rate, tens of megabytes.
+STORE_BACKLOG_EVENTS_MAX = 100_000
+# Least time that a row outlives its longest window: a source may fall behind by so much.
+STORE_GRACE_MS = 7 * 86_400_000
 # Snapshots kept: the newest, and one to fall back to when that is damaged.
 SNAPSHOTS_KEPT = 2
 
@@ -258,6 +285,26 @@ DECISION_FILE_BUFFER_BYTES = 1 << 20
 CHECKPOINT_EVENTS = 65_536
 # Batches whose durations are kept for percentiles; beyond it every second one is dropped.
 BATCH_DURATIONS_MAX = 65_536
+# Events of one consume call of a stream, all partitions together.
+STREAM_READ_EVENTS = 4_096
+# How long a read waits for the first event; the scorer's clockwork turns that often at least.
+STREAM_READ_S_MAX = 0.02
+# Outputs are flushed, marked and offsets committed so often: what a kill repeats.
+STREAM_COMMIT_S = 0.25
+# Decisions that wait for the broker before reading pauses; 20 MB, two seconds of full rate.
+STREAM_WAITING_MAX = 100_000
+# How long the broker may take for a question at start (topics, ends of a partition).
+STREAM_REQUEST_S_MAX = 15.0
+# How long feedback may lag behind the events that may know it before they go on without.
+STREAM_FEEDBACK_WAIT_S = 10.0
+# Restarts at the same event after which it alone is quarantined as poison.
+POISON_RESTARTS_MAX = 3
+# How often a state folder that another process holds is tried again.
+STREAM_STATE_RETRY_S = 1.0
+# A secret in a file of its own: a password, a token.
+STREAM_SECRET_BYTES_MAX = 16 * 1024
+# Partitions of one topic: what the largest clusters use; each has a state folder at most.
+STREAM_PARTITIONS_MAX = 10_000
 
 # --- serving ----------------------------------------------------------------------------------
 # One request body: 10,000 payments of 0.8 kB, or 8,000 rows of 256 features in binary form.
@@ -282,6 +329,9 @@ REQUEST_ROWS_MAX = 10_000
 QUEUE_ROWS_MAX = 32_768
 # Rows scored together: beyond this a row gets no cheaper, and a small request waits longer.
 SERVE_BATCH_ROWS_MAX = 512
+# A batch that is known to be quicker than this is scored by the door itself: as long as reading
+# a few dozen requests takes.
+INLINE_S_MAX = 0.004
 # Deadline of a request that names none, and the longest that may be named.
 REQUEST_TIMEOUT_MS_DEFAULT = 1_000
 REQUEST_TIMEOUT_MS_MAX = 60_000

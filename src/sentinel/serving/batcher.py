@@ -1,11 +1,16 @@
 """Batching across callers: what has arrived while one batch was scored is the next batch.
 
-Nobody ever waits for company: when the scoring thread is idle it takes what is there, one row or
-many. Under load the batch grows by itself, up to a bound.
+Nobody ever waits for company: what is there is taken, one row or many. Under load the batch grows
+by itself, up to a bound.
 
-Two threads meet here. The *door* (an event loop) submits works and is told results; the *scoring
-thread* owns the scorer and nobody else touches it. A result goes back by one wake-up of the loop
-for the whole batch. A work is settled once: by its result or by its deadline, whichever is first;
+The *door* (an event loop) submits works and is told results. A batch is scored in the *scoring
+thread*, so that a slow model never blocks the door; its results go back by one wake-up of the loop.
+While batches are known to be quick (measured in the last seconds, under ``INLINE_S_MAX``) and
+nothing on their way may wait for a disk, the door scores what one turn of its loop has read at
+once: two threads that share an interpreter lock take more time to hand over than the model needs.
+The first slow batch ends that. A lock makes sure that one of the two scores at a time.
+
+A work is settled once: by its result or by its deadline, whichever is first;
 what comes later is counted and dropped. Work whose deadline has passed is dropped before the
 model.
 """
@@ -35,6 +40,9 @@ class Worker(Protocol):
     def tick(self) -> None:
         """Let time pass."""
 
+    def is_prompt(self) -> bool:
+        """Whether nothing in the next batch may wait for a disk."""
+
     def failure(self) -> str:
         """Say why this worker will never answer again; empty while it can."""
 
@@ -44,6 +52,9 @@ class Loop(Protocol):
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *arguments: object) -> object:
         """Call it in the loop's thread."""
+
+    def call_soon(self, callback: Callable[..., object]) -> object:
+        """Call it in the loop, in its next turn."""
 
     def call_later(self, delay: float, callback: Callable[..., object]) -> object:
         """Call it in the loop, later."""
@@ -115,6 +126,8 @@ class Batcher:
         self._n_batches = self._n_rows = self._n_late = 0
         self._n_refused: dict[str, int] = {}
         self._is_sweeping = False
+        self._is_turn_due = False
+        self._scoring = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
         self._thread.start()
 
@@ -138,10 +151,9 @@ class Batcher:
                 name = str(error.code)
                 self._n_refused[name] = self._n_refused.get(name, 0) + 1
                 raise
-            work.submitted_s = now_s
-            if self._is_waiting:
-                self._is_waiting = False
-                self._condition.notify()
+        if not self._is_turn_due:
+            self._is_turn_due = True
+            self._loop.call_soon(self._take_turn)
         if not self._is_sweeping:
             self._is_sweeping = True
             self._loop.call_later(limits.DEADLINE_SWEEP_S, self._sweep)
@@ -233,69 +245,93 @@ class Batcher:
             work.is_settled = True
             work.reply(result)
 
+    def _take_turn(self) -> None:
+        """Score what this turn of the loop has read, or leave it to the scoring thread."""
+        self._is_turn_due = False
+        if not self._is_quick() or not self._scoring.acquire(blocking=False):
+            with self._condition:
+                if self._is_waiting:
+                    self._is_waiting = False
+                    self._condition.notify()
+            return
+        try:
+            self._score_next(self._deliver)
+        finally:
+            self._scoring.release()
+        if self._queue.n_rows and not self._is_turn_due:
+            self._is_turn_due = True
+            self._loop.call_soon(self._take_turn)
+
+    def _is_quick(self) -> bool:
+        n_rows = min(self._queue.n_rows, limits.SERVE_BATCH_ROWS_MAX)
+        if not n_rows or self._is_stopping or self._failure:
+            return False
+        seconds = self._curve.seconds(n_rows, now_s=time.monotonic())
+        return 0.0 < seconds < limits.INLINE_S_MAX and self._worker.is_prompt()
+
     # --- private: the scoring thread ---------------------------------------------------------
 
     def _run(self) -> None:
-        while (pieces := self._next()) is not None:
-            if pieces:
-                self._score(pieces)
-            else:
-                self._pass_time()
-            if self._failure:
-                break
+        while not self._failure:
+            with self._condition:
+                self._beat_s = time.monotonic()
+                if not self._queue.n_rows and not self._calls:
+                    if self._is_stopping:
+                        break
+                    self._is_waiting = True
+                    self._condition.wait(limits.HEARTBEAT_S)
+                    self._is_waiting = False
+            with self._scoring:
+                if not self._score_next(self._hand_back) or self._calls:
+                    self._pass_time()
         self._fail_the_rest()
 
-    def _next(self) -> list[Piece] | None:
-        """Wait for work; an empty list when there is none, None at the end."""
+    def _score_next(self, deliver: Callable[[list[tuple[Work, Result]]], None]) -> bool:
+        """Score one batch, in whichever thread holds the lock; False when nothing waits."""
+        now_s = time.monotonic()
+        pieces: list[Piece] = []
+        late: list[Work] = []
         with self._condition:
-            self._beat_s = now_s = time.monotonic()
-            self._flying = []
-            if not self._queue.n_rows and not self._calls and not self._is_stopping:
-                self._is_waiting = True
-                self._condition.wait(limits.HEARTBEAT_S)
-                self._is_waiting = False
-                now_s = time.monotonic()
-            taken = self._queue.take(n_rows_max=limits.SERVE_BATCH_ROWS_MAX)
-            if not taken and self._is_stopping and not self._calls:
-                return None
-            pieces, late = [], []
-            for piece in taken:
+            for piece in self._queue.take(n_rows_max=limits.SERVE_BATCH_ROWS_MAX):
                 if piece.work.is_settled or now_s >= piece.work.deadline_s:
                     late.append(piece.work)
                     self._queue.drop(piece.work)
                 else:
                     pieces.append(piece)
-            self._flying = pieces
-            self._flying_since_s = now_s
             n_rows = sum(piece.n_rows for piece in pieces)
+            self._flying, self._flying_since_s = pieces, now_s
             self._flying_estimate_s = self._curve.seconds(n_rows, now_s=now_s) if n_rows else 0.0
         if late:
-            self._hand_back([(work, deadline_passed(work)) for work in late])
-        return pieces
+            deliver([(work, deadline_passed(work)) for work in late])
+        if not pieces:
+            return bool(late)
+        results = self._score(pieces)
+        ended_s = time.monotonic()
+        self._curve.observe(n_rows, ended_s - now_s, now_s=ended_s)
+        self._n_batches += 1
+        self._n_rows += n_rows
+        self._failure = self._worker.failure()
+        self._flying = []
+        deliver(results)
+        return True
 
-    def _score(self, pieces: list[Piece]) -> None:
-        started_s = time.monotonic()
+    def _score(self, pieces: list[Piece]) -> list[tuple[Work, Result]]:
         outcome = attempt(lambda: self._worker.run(pieces), at="scoring")
         if isinstance(outcome, SentinelError):
-            results: list[tuple[Work, Result]] = [(piece.work, outcome) for piece in pieces]
             with self._condition:
                 for piece in pieces:
                     self._queue.drop(piece.work)
-        else:
-            results = []
-            for piece, answers in zip(pieces, outcome, strict=True):
-                piece.work.parts.append(answers)
-                if piece.end == piece.work.n_rows:
-                    results.append((piece.work, piece.work.result()))
-        ended_s = time.monotonic()
-        n_rows = sum(piece.n_rows for piece in pieces)
-        self._n_batches += 1
-        self._n_rows += n_rows
-        self._curve.observe(n_rows, ended_s - started_s, now_s=ended_s)
-        self._hand_back(results)
-        if self._calls:
-            self._pass_time()
-        self._failure = self._worker.failure()
+            return [(piece.work, outcome) for piece in pieces]
+        results: list[tuple[Work, Result]] = []
+        for piece, answers in zip(pieces, outcome, strict=True):
+            work = piece.work
+            if piece.end == work.n_rows and not work.parts:
+                results.append((work, answers))
+                continue
+            work.parts.append(answers)
+            if piece.end == work.n_rows:
+                results.append((work, work.result()))
+        return results
 
     def _pass_time(self) -> None:
         with self._condition:

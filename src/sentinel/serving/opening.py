@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sentinel.contract import Quarantine
+from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.environment import read_environment
 from sentinel.features import Engine
@@ -57,6 +58,18 @@ class Opened:
     metrics: Metrics
     log: DecisionLog | None
     folders: tuple[tuple[str, Path, bool], ...]
+
+    def is_prompt(self) -> bool:
+        """Whether what is written while scoring is sure not to wait for a disk.
+
+        State that is logged before it is answered may wait. So may a decision log that must not
+        lose anything and has little room left.
+        """
+        if isinstance(self.scorer.engine, EmbeddedStore):
+            return False
+        if self.log is None or self.loaded.parts.policy.decision_log != "block":
+            return True
+        return self.log.counts().queued < limits.LOG_QUEUE_RECORDS_MAX // 8
 
 
 def open_parts(

@@ -11,7 +11,7 @@ finds a champion that mixes them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +61,20 @@ class ScoringWorker:
     scorer : Scorer
     memory : DecisionMemory
         Read by the door's thread as well.
+    is_prompt : callable
+        Whether what is written while scoring is sure not to wait.
     """
 
-    def __init__(self, scorer: Scorer, memory: DecisionMemory) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        memory: DecisionMemory,
+        *,
+        is_prompt: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.scorer = scorer
         self._memory = memory
+        self._is_prompt = is_prompt
         self._event_id = scorer.parts.plan.features.events.event_id.name
         self._entity = scorer.parts.entity_field()
         self._thresholds = scorer.parts.policy.thresholds()
@@ -86,6 +95,10 @@ class ScoringWorker:
         self.scorer.tick()
         if isinstance(self.scorer.engine, EmbeddedStore):
             self.scorer.engine.maintain()
+
+    def is_prompt(self) -> bool:
+        """Whether nothing in the next batch may wait for a disk."""
+        return self._is_prompt()
 
     def failure(self) -> str:
         """Say why this worker will never answer again; empty while it can."""

@@ -111,7 +111,8 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         memory = DecisionMemory()
-        batcher = Batcher(ScoringWorker(self._opened.scorer, memory), loop)
+        worker = ScoringWorker(self._opened.scorer, memory, is_prompt=self._opened.is_prompt)
+        batcher = Batcher(worker, loop)
         plane = Plane(
             self._opened.loaded,
             batcher,

@@ -103,7 +103,6 @@ class Work:
     reply: Reply
     events: Sequence[bytes] = ()
     values: npt.NDArray[np.float32] | None = None
-    submitted_s: float = 0.0
     n_taken: int = 0
     is_settled: bool = False
     parts: list[Answers] = field(default_factory=list)
