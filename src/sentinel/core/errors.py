@@ -58,6 +58,13 @@ class ErrorCode(enum.StrEnum):
     STATE_UNWRITABLE = "state-unwritable"
     STATE_LOCKED = "state-locked"
     SOURCE_GAP = "source-gap"
+    STATE_MISSING = "state-missing"
+    STORE_ADDRESS_INVALID = "store-address-invalid"
+    STORE_UNFIT = "store-unfit"
+    STORE_DENIED = "store-denied"
+    STORE_REFUSED = "store-refused"
+    STORE_UNREACHABLE = "store-unreachable"
+    STORE_CONTENDED = "store-contended"
     # hardware, environment
     # monitoring
     DECISION_LOG_BUSY = "decision-log-busy"
@@ -96,6 +103,12 @@ class ErrorCode(enum.StrEnum):
     SOURCE_EMPTY = "source-empty"
     CHECKPOINT_MISMATCH = "checkpoint-mismatch"
     CONSERVATION_BROKEN = "conservation-broken"
+    STATE_NOT_FRESH = "state-not-fresh"
+    SOURCE_BEHIND_STATE = "source-behind-state"
+    STREAM_SETTING_INVALID = "stream-setting-invalid"
+    STREAM_TOPIC_MISSING = "stream-topic-missing"
+    STREAM_PARTITION_KEY = "stream-partition-key"
+    STREAM_FAILED = "stream-failed"
     # serving
     REQUEST_INVALID = "request-invalid"
     REQUEST_TOO_LARGE = "request-too-large"

@@ -36,6 +36,7 @@ NATIVE_MODULES = (
     "features/kernel.py",
     "features/reading.py",
     "features/rows.py",
+    "features/stores/redis_rows.py",
     "features/tiles.py",
     "data/json_lines.py",
     "data/simulator/genuine.py",

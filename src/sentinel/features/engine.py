@@ -191,6 +191,10 @@ class Engine:
         SentinelError
             ``feature-batch-mismatch``; ``feedback-too-much``, and then none was taken.
         """
+        self._take_feedback(feedback)
+
+    def _take_feedback(self, feedback: EventBatch) -> npt.NDArray[np.bool_]:
+        """Put feedback into the queue; return which rows were not seen before."""
         schema = self.plan.features.feedback
         if schema is None:
             raise SentinelError(
@@ -208,6 +212,7 @@ class Engine:
         mark_repeated(self._feedback_ids, self._feedback_window, ids, repeated)
         self._n_feedback_duplicates += int(repeated.sum())
         self._pending.add(feed, ~repeated)
+        return ~repeated
 
     @property
     def n_entities(self) -> int:

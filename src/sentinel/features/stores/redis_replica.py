@@ -1,0 +1,444 @@
+"""A cache of rows that is kept at one version of the state in Redis."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.contract import EventBatch
+from sentinel.core import limits
+from sentinel.core.clock import Clock
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features.engine import Engine
+from sentinel.features.index import rehash_ids
+from sentinel.features.layout import (
+    R_ARENA,
+    R_ENTITIES,
+    R_GENERATION,
+    R_IDS,
+    W_ENTITY,
+    W_HOP,
+    W_TILES,
+)
+from sentinel.features.matrix import FeatureMatrix
+from sentinel.features.plan import FeaturePlan
+from sentinel.features.stores.redis_cache import RowCache, Values
+from sentinel.features.stores.redis_link import RedisLink, Reply, Word
+from sentinel.features.stores.redis_rows import remember_ids
+from sentinel.features.stores.redis_script import COMMIT, CREATE, LOAD, Change, Keys, digest_of
+from sentinel.features.stores.redis_state import (
+    FORMAT,
+    Answers,
+    Loaded,
+    Scalars,
+    corrupt,
+    decode_answers,
+    decode_changes,
+    decode_loaded,
+    decode_pending,
+    decode_scalars,
+    version_of,
+    words_of,
+)
+
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Partition = tuple[str, int]
+
+_REDIS_MAJOR_MIN = 7
+_SCAN_KEYS = 1000
+_ID_PLACES_FIRST = 1 << 12
+_FIRST_TURNS = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A batch on its way: its number, and what will be answered."""
+
+    number: int
+    batch: EventBatch
+    matrix: FeatureMatrix | None
+
+
+class RedisReplica(RowCache):
+    """An engine that knows which version of the state its cache is.
+
+    Parameters
+    ----------
+    plan : FeaturePlan
+    name, url : str
+    deadline_ms : float
+    n_dedupe_min : int
+    clock : Clock or None
+    """
+
+    def __init__(
+        self,
+        plan: FeaturePlan,
+        *,
+        name: str,
+        url: str,
+        deadline_ms: float,
+        n_dedupe_min: int,
+        clock: Clock | None,
+    ) -> None:
+        super().__init__(plan, n_dedupe_min=n_dedupe_min)
+        self.link = RedisLink(url, deadline_ms=deadline_ms, clock=clock)
+        self._writer = secrets.token_hex(8)
+        self._keys = Keys(name, self._writer)
+        self._ttls_ms = [_ttl_ms(plan, entity) for entity in range(len(plan.tables.entities))]
+        self._next: dict[Partition, int] = {}
+        self._version = b""
+        self._epoch = b""
+        self._pending_mark = b""
+        self._turns = _FIRST_TURNS
+        self._feedback_sequence = 0
+        self._unsure: Commit | None = None
+        self._settled: Commit | None = None
+        self._must_load = True
+        self._must_load_all = True
+        self._answers: list[Answers] | None = None
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._check_fit()
+        self._create()
+        self._load()
+
+    def _check_fit(self) -> None:
+        """Refuse a Redis that is too old, or that may throw state away."""
+        replies = self.link.call([("INFO", "server"), ("INFO", "memory")])
+        facts: dict[str, str] = {}
+        for reply in replies:
+            for line in (reply if isinstance(reply, bytes) else b"").decode().splitlines():
+                name, _, value = line.partition(":")
+                facts[name] = value
+        version = facts.get("redis_version", "0")
+        if int(version.split(".")[0]) < _REDIS_MAJOR_MIN:
+            raise self._unfit(f"Redis {_REDIS_MAJOR_MIN} or later", version)
+        policy = facts.get("maxmemory_policy", "")
+        if policy != "noeviction":
+            raise self._unfit("maxmemory-policy noeviction", policy)
+
+    def _unfit(self, expected: str, got: object) -> SentinelError:
+        return SentinelError(
+            ErrorCode.STORE_UNFIT, at=self.link.address.shown, expected=expected, got=got
+        )
+
+    def _create(self) -> None:
+        """Begin a state where there is nothing at all."""
+        head = self._keys.fixed[0]
+        (found,) = self.link.call([("EXISTS", head)])
+        if found:
+            return
+        if self._scan(self._keys.prefix):
+            raise self._missing("rows without a head")
+        epoch = secrets.token_hex(16)
+        fields: list[Word] = [
+            "version", f"0:{epoch}", "epoch", epoch, "identity", self.plan.identity,
+            "format", FORMAT, "state", self._scalars().encode(), "turn", 0, "feedback_turn", 0,
+            "pending", "0",
+        ]  # fmt: skip
+        self.link.call([("EVAL", CREATE, 1, head, *fields)])
+
+    def erase(self) -> None:
+        """Delete everything of this store in Redis, and begin an empty state of a new epoch.
+
+        Sources are then replayed from their beginning.
+        """
+        # The head goes first: whoever else writes finds the state missing, not half of it.
+        self.link.call([("UNLINK", self._keys.fixed[0])])
+        found = list(self._scan(self._keys.prefix))
+        for first in range(0, len(found), _SCAN_KEYS):
+            self.link.call([("UNLINK", *found[first : first + _SCAN_KEYS])])
+        empty = Engine(self.plan, n_dedupe_min=int(self._feedback_window[2]))
+        self.restore(*empty.capture())
+        self._feedback_sequence = 0
+        self._epoch = b""
+        self._unsure = self._settled = None
+        self._must_load_all = True
+        self._create()
+        self._load()
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def _run(self, script: str, keys: list[Word], words: list[Word], n_rows: int = 0) -> Reply:
+        """Run a script by its digest, or by its text where Redis does not know it."""
+        (reply,) = self.link.call(
+            [("EVALSHA", digest_of(script), len(keys), *keys, *words)], n_rows=n_rows
+        )
+        if isinstance(reply, Exception):
+            (reply,) = self.link.call([("EVAL", script, len(keys), *keys, *words)], n_rows=n_rows)
+        return reply
+
+    def _commit(self, change: Change) -> tuple[bytes, bytes]:
+        """Run the commit function: its word, and the version it made or found."""
+        keys = change.keys(self._keys.fixed)
+        reply = self._run(COMMIT, keys, change.arguments(), change.n_rows)
+        status, version = reply if isinstance(reply, list) else (b"", b"")
+        if not isinstance(status, bytes) or not isinstance(version, bytes):
+            return b"", b""
+        return status, version
+
+    def _load(self) -> None:
+        """Bring scalars, ids, feedback and held rows to the version that Redis has."""
+        chain = None
+        if not self._must_load_all:
+            for n_changes in (limits.STORE_CHANGES_READ, limits.STORE_CHANGES_KEPT):
+                loaded = self._ask_for_more(n_changes)
+                chain = self._chain(loaded)
+                if chain is not None:
+                    break
+        # What fails half-way is loaded whole the next time.
+        self._must_load = self._must_load_all = True
+        if chain is None:
+            loaded = self._ask_for_all()
+            self.drop_rows()
+        scalars = decode_scalars(loaded.state)
+        self._take_ids(loaded, scalars)
+        self._take_scalars(scalars)
+        self._take_pending(loaded)
+        if chain:
+            self._renew_changed(chain)
+        self._version, self._next, self._turns = loaded.version, loaded.positions, loaded.turns
+        self._answers = None
+        number = loaded.writer.split(b" ")[0]
+        if self._unsure is not None and number == b"%d" % self._unsure.number:
+            self._settled, self._unsure = self._unsure, None
+        self._must_load = self._must_load_all = False
+
+    def _ask_for_all(self) -> Loaded:
+        return self._ask((-1, 0), (-1, 0), b"", -1)
+
+    def _ask_for_more(self, n_changes: int) -> Loaded:
+        n_ids = int(self._state.registers[R_IDS])
+        n_feedback_ids = int(self._feedback_window[1])
+        return self._ask(
+            (self._turns[0], n_ids),
+            (self._turns[1], n_feedback_ids),
+            self._pending_mark,
+            -n_changes,
+        )
+
+    def _ask(
+        self, ids: tuple[int, int], feedback_ids: tuple[int, int], mark: bytes, first_change: int
+    ) -> Loaded:
+        keys: list[Word] = list(self._keys.fixed)
+        words: list[Word] = [
+            ids[0], 8 * ids[1], feedback_ids[0], 8 * feedback_ids[1], mark, first_change,
+        ]  # fmt: skip
+        loaded = decode_loaded(self._run(LOAD, keys, words))
+        if loaded is None:
+            raise self._missing("nothing")
+        self._check_head(loaded)
+        return loaded
+
+    def _check_head(self, loaded: Loaded) -> None:
+        if self._epoch and loaded.epoch != self._epoch:
+            raise self._missing("a state of another epoch")
+        if loaded.format != FORMAT:
+            raise SentinelError(
+                ErrorCode.STATE_FORMAT,
+                at=self.link.address.shown,
+                expected=f"format {FORMAT.decode()}",
+                got=loaded.format.decode(),
+                hint="Use the version of Sentinel that wrote it, or replay the source.",
+            )
+        if loaded.identity.decode() != self.plan.identity:
+            raise SentinelError(
+                ErrorCode.STATE_OF_ANOTHER_FEATURE_SET,
+                at=f"{self.link.address.shown}, store {self._keys.name}",
+                expected=f"state of feature set {self.plan.identity[:12]}",
+                got=f"feature set {loaded.identity.decode()[:12]}",
+                hint="Give the new feature set a store of its own and replay the source.",
+            )
+        self._epoch = loaded.epoch
+
+    def _missing(self, got: str) -> SentinelError:
+        return SentinelError(
+            ErrorCode.STATE_MISSING,
+            at=f"{self.link.address.shown}, store {self._keys.name}",
+            expected="the state that was there",
+            got=got,
+            hint="Restore Redis, or erase the store and replay the source.",
+        )
+
+    def _chain(self, loaded: Loaded) -> list[bytes] | None:
+        """Return the commits after the version held; None where they are not all known."""
+        if loaded.version == self._version:
+            return []
+        versions = [version_of(change) for change in loaded.changes]
+        if self._version in versions:
+            return loaded.changes[versions.index(self._version) + 1 :]
+        # Before the first change of a list that was never cut stands the first version.
+        first = int(versions[0].split(b":")[0]) if versions else 0
+        is_next = first == int(self._version.split(b":")[0]) + 1 == 1
+        return loaded.changes if is_next else None
+
+    def _renew_changed(self, chain: list[bytes]) -> None:
+        parts = [list(decode_changes(change, len(self._ttls_ms))) for change in chain]
+        changed = [np.unique(np.concatenate(keys)) for keys in zip(*parts, strict=True)]
+        self.renew(changed, self._fetch)
+
+    def _take_ids(self, loaded: Loaded, scalars: Scalars) -> None:
+        registers = scalars.registers
+        known = int(self._state.registers[R_IDS])
+        ids = _merged(
+            self._state.ids, loaded.ids, known, (registers[R_GENERATION], registers[R_IDS])
+        )
+        self._state = self._state._replace(ids=ids)
+        window = scalars.feedback_window
+        known = int(self._feedback_window[1])
+        self._feedback_ids = _merged(
+            self._feedback_ids, loaded.feedback_ids, known, (window[0], window[1])
+        )
+
+    def _take_scalars(self, scalars: Scalars) -> None:
+        registers = self._state.registers
+        own = (int(registers[R_ARENA]), int(registers[R_ENTITIES]))
+        registers[:] = scalars.registers
+        registers[R_ARENA], registers[R_ENTITIES] = own
+        self._feedback_window[:] = scalars.feedback_window
+        self._n_feedback_duplicates = scalars.n_feedback_duplicates
+        self._feedback_sequence = scalars.feedback_sequence
+
+    def _take_pending(self, loaded: Loaded) -> None:
+        if loaded.pending is None:
+            return
+        schema = self.plan.features.feedback
+        n_fields = 0 if schema is None else len(schema.fields)
+        self._pending.feed = decode_pending(loaded.pending, n_fields)
+        self._pending_mark = loaded.pending_mark
+
+    def _scalars(self) -> Scalars:
+        return Scalars(
+            self._state.registers,
+            self._feedback_window,
+            self._n_feedback_duplicates,
+            self._feedback_sequence,
+        )
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def _fetch(self, keys: list[Int64Array]) -> list[Values]:
+        """Read rows, in one round trip."""
+        names = [self._row_keys(entity, wanted) for entity, wanted in enumerate(keys)]
+        commands: list[list[Word]] = [["MGET", *wanted] for wanted in names if wanted]
+        replies = iter(self.link.call(commands, n_rows=sum(map(len, names))))
+        found: list[Values] = []
+        for wanted in names:
+            reply = next(replies) if wanted else []
+            values = reply if isinstance(reply, list) else []
+            found.append([value if isinstance(value, bytes) else None for value in values])
+        return found
+
+    def _row_keys(self, entity: int, keys: Int64Array) -> list[bytes]:
+        prefix = self._keys.rows
+        n_bytes = len(prefix) + 9
+        table = np.empty((len(keys), n_bytes), dtype=np.uint8)
+        table[:, : len(prefix)] = np.frombuffer(prefix, dtype=np.uint8)
+        table[:, len(prefix)] = entity
+        table[:, -8:] = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 8)
+        content = table.tobytes()
+        return [content[at : at + n_bytes] for at in range(0, len(content), n_bytes)]
+
+    def _all_keys(self) -> list[Int64Array]:
+        """List the keys of all rows in Redis, by entity type."""
+        at = len(self._keys.rows)
+        tails = {key[at:] for key in self._scan(self._keys.rows) if len(key) == at + 9}
+        return [
+            np.array(
+                [int.from_bytes(t[1:], "little", signed=True) for t in tails if t[0] == entity],
+                dtype=np.int64,
+            )
+            for entity in range(len(self._ttls_ms))
+        ]
+
+    def _scan(self, prefix: bytes) -> list[bytes]:
+        """List the keys with a prefix."""
+        cursor = b"0"
+        found: set[bytes] = set()
+        while True:
+            command = ("SCAN", cursor, "MATCH", prefix + b"*", "COUNT", _SCAN_KEYS)
+            (reply,) = self.link.call([command], n_rows=_SCAN_KEYS)
+            following, page = reply if isinstance(reply, list) else (b"0", [])
+            found.update(key for key in page_of(page))
+            if not isinstance(following, bytes) or following == b"0":
+                return sorted(found)
+            cursor = following
+
+    # --- answers that were given -----------------------------------------------------------------
+
+    def _answer_again(self, events: EventBatch, is_held: BoolArray) -> FeatureMatrix:
+        """Make a matrix in which the rows that are held have the vectors they got."""
+        matrix = self.defaults(events.n_rows)
+        if self._answers is None:
+            (reply,) = self.link.call([("LRANGE", self._keys.fixed[3], 0, -1)])
+            self._answers = [decode_answers(part, self.plan.names) for part in page_of(reply)]
+        wanted = np.where(is_held, events.raw.positions[events.rows], -1)
+        for answers in self._answers:
+            if (answers.source, answers.partition) != (events.raw.source, events.raw.partition):
+                continue
+            found, here, there = np.intersect1d(wanted, answers.positions, return_indices=True)
+            if len(found):
+                for old, new in zip(parts_of(matrix), parts_of(answers.matrix), strict=True):
+                    old[here] = new[there]
+        return matrix
+
+
+def page_of(reply: Reply) -> list[bytes]:
+    """Return the texts of a list."""
+    return [part for part in reply if isinstance(part, bytes)] if isinstance(reply, list) else []
+
+
+def parts_of(matrix: FeatureMatrix) -> tuple[npt.NDArray[np.generic], ...]:
+    """Return the arrays of a matrix, one row an event each."""
+    return (matrix.values, matrix.status, matrix.is_late, matrix.is_duplicate)
+
+
+def _merged(
+    ids: Int64Array, loaded: tuple[bool, bytes, bytes], known: int, window: tuple[int, int]
+) -> Int64Array:
+    """Return the table of ids with what was loaded; ``window``: generation, ids in it."""
+    is_all, first, second = loaded
+    current, n_ids = int(window[0]), int(window[1])
+    if not is_all:
+        more = words_of(first)
+        if known + len(more) != n_ids:
+            raise _ids_corrupt(n_ids, known + len(more))
+        while 2 * n_ids > ids.shape[1]:
+            larger = np.zeros((2, 2 * ids.shape[1]), dtype=np.int64)
+            rehash_ids(ids, larger)
+            ids = larger
+        remember_ids(ids, current, more)
+        return ids
+    parts = [words_of(first), words_of(second)]
+    if len(parts[current]) != n_ids:
+        raise _ids_corrupt(n_ids, len(parts[current]))
+    n_places = _ID_PLACES_FIRST
+    while n_places < 2 * max(map(len, parts)):
+        n_places *= 2
+    ids = np.zeros((2, n_places), dtype=np.int64)
+    for generation, part in enumerate(parts):
+        remember_ids(ids, generation, part)
+    return ids
+
+
+def _ids_corrupt(expected: int, got: int) -> SentinelError:
+    return corrupt("ids", f"{expected} ids of the current generation", got)
+
+
+def _ttl_ms(plan: FeaturePlan, entity: int) -> int:
+    """Say how long a row may lie idle before it can change no value; 0: for ever.
+
+    The longest window, and as long again, at least a week: what a source may fall behind.
+    """
+    windows = plan.tables.windows[plan.tables.windows[:, W_ENTITY] == entity]
+    if not len(windows) or (windows[:, W_HOP] == 0).any():
+        return 0
+    longest = int((windows[:, W_HOP] * windows[:, W_TILES]).max())
+    return longest + max(longest, limits.STORE_GRACE_MS)

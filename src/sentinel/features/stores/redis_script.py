@@ -1,0 +1,230 @@
+"""The two functions that Redis runs: commit a batch as a whole or not at all, and load what is new.
+
+Keys of a store, all with one hash tag::
+
+    sentinel:{name}:head         hash: version, epoch, identity, format, state, turns, pending mark
+    sentinel:{name}:positions    hash: "partition/source" to the next position
+    sentinel:{name}:changes      list: of the last commits, version and changed rows
+    sentinel:{name}:answers      list: of the last commits, the vectors that were given
+    sentinel:{name}:pending      sorted set: feedback by known-at
+    sentinel:{name}:writer:<id>  the last commit of a writer, and the version it made; expires
+    sentinel:{name}:ids:0, :1    event ids seen, two generations, eight bytes each
+    sentinel:{name}:fids:0, :1   the same of feedback
+    sentinel:{name}:r:<type><key>  a row: type one byte, key eight
+
+The first write of a commit is one that Redis refuses when it may not write at all (memory, disk,
+replica), so a refused commit has written nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from sentinel.core import limits
+from sentinel.features.stores.redis_link import Word
+
+COMMIT = """
+local at = 0
+local function take() at = at + 1; return ARGV[at] end
+local expected, version, number = take(), take(), take()
+local done = redis.call('GET', KEYS[6])
+if done then
+  local n, made = string.match(done, '^(%d+) (.*)$')
+  if n == number then return {'applied', made} end
+end
+local found = redis.call('HGET', KEYS[1], 'version')
+if not found then return {'missing', ''} end
+if found ~= expected then return {'moved', found} end
+redis.call('HSET', KEYS[1], 'version', version, 'state', take(), 'turn', take(),
+           'feedback_turn', take())
+redis.call('SET', KEYS[6], number .. ' ' .. version, 'PX', take())
+local mark = take()
+if mark ~= '' then redis.call('HSET', KEYS[1], 'pending', mark) end
+for _ = 1, tonumber(take()) do redis.call('HSET', KEYS[2], take(), take()) end
+local kept = take()
+redis.call('RPUSH', KEYS[3], take())
+redis.call('LTRIM', KEYS[3], '-' .. kept, -1)
+kept = take()
+local answers = take()
+if answers ~= '' then
+  redis.call('RPUSH', KEYS[4], answers)
+  redis.call('LTRIM', KEYS[4], '-' .. kept, -1)
+end
+for _ = 1, tonumber(take()) do
+  local key, fresh, ids = KEYS[tonumber(take())], take(), take()
+  if fresh == '1' then redis.call('DEL', key) end
+  if ids ~= '' then redis.call('APPEND', key, ids) end
+end
+local dropped = tonumber(take())
+if dropped > 0 then redis.call('ZREMRANGEBYRANK', KEYS[5], 0, dropped - 1) end
+for _ = 1, tonumber(take()) do redis.call('ZADD', KEYS[5], take(), take()) end
+local row = 10
+for _ = 1, tonumber(take()) do
+  local ttl, count = take(), tonumber(take())
+  if ttl ~= '0' then
+    for _ = 1, count do
+      row = row + 1
+      redis.call('SET', KEYS[row], take(), 'PX', ttl)
+    end
+  else
+    while count > 0 do
+      local pairs_, n = {}, math.min(count, 1000)
+      for i = 1, n do
+        row = row + 1
+        pairs_[2 * i - 1] = KEYS[row]
+        pairs_[2 * i] = take()
+      end
+      redis.call('MSET', unpack(pairs_))
+      count = count - n
+    end
+  end
+end
+return {'done', version}
+"""
+
+LOAD = """
+local head = redis.call('HMGET', KEYS[1], 'version', 'epoch', 'identity', 'format', 'state',
+                        'turn', 'feedback_turn', 'pending')
+if not head[1] then return {} end
+local function ids(turn, own_turn, known, first, second)
+  if turn == own_turn then
+    local current = (tonumber(turn) % 2 == 0) and first or second
+    return {'more', redis.call('GETRANGE', current, known, -1), ''}
+  end
+  return {'all', redis.call('GET', first) or '', redis.call('GET', second) or ''}
+end
+local pending = false
+if head[8] ~= ARGV[5] then pending = redis.call('ZRANGE', KEYS[5], 0, -1) end
+return {
+  head, redis.call('HGETALL', KEYS[2]), redis.call('LRANGE', KEYS[3], ARGV[6], -1),
+  ids(head[6], ARGV[1], ARGV[2], KEYS[7], KEYS[8]),
+  ids(head[7], ARGV[3], ARGV[4], KEYS[9], KEYS[10]),
+  pending, redis.call('GET', KEYS[6])
+}
+"""
+
+
+CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV))
+return 1
+"""
+
+
+def digest_of(script: str) -> str:
+    """Name a script as Redis does."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of a store's keys.
+
+    Attributes
+    ----------
+    name : str
+        Of the store.
+    writer : str
+        Of this writer, unique to the process.
+    """
+
+    name: str
+    writer: str
+
+    @property
+    def prefix(self) -> bytes:
+        """What every key of the store begins with."""
+        return f"sentinel:{{{self.name}}}:".encode()
+
+    @property
+    def rows(self) -> bytes:
+        """What the key of every row begins with."""
+        return self.prefix + b"r:"
+
+    @property
+    def fixed(self) -> tuple[bytes, ...]:
+        """The keys that every commit names, in the order in which the scripts number them."""
+        names = (
+            "head", "positions", "changes", "answers", "pending", f"writer:{self.writer}",
+            "ids:0", "ids:1", "fids:0", "fids:1",
+        )  # fmt: skip
+        return tuple(self.prefix + name.encode() for name in names)
+
+
+# Places of keys in the scripts, from 1.
+EVENT_IDS = (7, 8)
+FEEDBACK_IDS = (9, 10)
+
+
+@dataclass(slots=True, kw_only=True)
+class Change:
+    """What one commit writes.
+
+    Attributes
+    ----------
+    expected, version : bytes
+        Version that it stands on, and that it makes.
+    number : int
+        Of the commit, at this writer.
+    state : bytes
+    turns : tuple of int
+        How often the ids of events and of feedback have changed generation.
+    pending_mark : bytes
+        Empty where the queue of feedback does not change.
+    positions : dict of str to int
+    changed : bytes
+        Version and keys, for the list of changes.
+    answers : bytes
+    ids : list of (int, bool, bytes)
+        Place of the key, whether it begins anew, what is appended.
+    n_pending_dropped : int
+    pending : list of (int, bytes)
+        Known-at and content.
+    rows : list of (int, list of bytes, list of bytes)
+        Time to live (0: none), keys, values.
+    """
+
+    expected: bytes
+    version: bytes
+    number: int
+    state: bytes = b""
+    turns: tuple[int, int] = (0, 0)
+    pending_mark: bytes = b""
+    positions: dict[str, int] = field(default_factory=dict)
+    changed: bytes = b""
+    answers: bytes = b""
+    ids: list[tuple[int, bool, bytes]] = field(default_factory=list)
+    n_pending_dropped: int = 0
+    pending: list[tuple[int, bytes]] = field(default_factory=list)
+    rows: list[tuple[int, list[bytes], list[bytes]]] = field(default_factory=list)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows travel."""
+        return sum(len(keys) for _, keys, _ in self.rows)
+
+    def keys(self, fixed: tuple[bytes, ...]) -> list[Word]:
+        """Return all keys, rows last."""
+        return [*fixed, *(key for _, keys, _ in self.rows for key in keys)]
+
+    def arguments(self) -> list[Word]:
+        """Return the arguments in the order in which the script takes them."""
+        words: list[Word] = [
+            self.expected, self.version, self.number, self.state, *self.turns,
+            limits.STORE_WRITER_MS, self.pending_mark, len(self.positions),
+        ]  # fmt: skip
+        for name, position in self.positions.items():
+            words += (name, position)
+        words += (limits.STORE_CHANGES_KEPT, self.changed)
+        words += (limits.STORE_ANSWERS_KEPT, self.answers, len(self.ids))
+        for place, is_fresh, content in self.ids:
+            words += (place, int(is_fresh), content)
+        words += (self.n_pending_dropped, len(self.pending))
+        for known_at_ms, content in self.pending:
+            words += (known_at_ms, content)
+        words.append(len(self.rows))
+        for ttl_ms, _, values in self.rows:
+            words += (ttl_ms, len(values))
+            words += values
+        return words

@@ -1,0 +1,492 @@
+"""The shared engine: state in Redis, one compare-and-set a batch, the same kernel.
+
+The process holds a cache of rows, valid as of one version of the state. A batch is advanced in
+the cache by the kernel that every engine uses; then one function in Redis writes the changed rows,
+event ids, positions and scalars, if and only if the state still has that version. So batches
+of all writers have one order, and the state is that of an engine in memory that was fed in it.
+
+Commit steps of ``advance``, and what a crash after each means:
+
+1. rows that are not held are read (none, where the entities were seen by this process): nothing
+   happened.
+2. the batch is applied in the cache: nothing happened.
+3. the commit function runs in Redis: the batch is in the state, with its positions and its
+   vectors; how safe it is there is the choice of Redis' own log. A source that reads it again
+   gets the vectors that were given, for the last ``STORE_ANSWERS_KEPT`` commits.
+4. the reply arrives and the batch is answered: as 3. Where it does not arrive, the writer's last
+   commit number in Redis says whether 3 took place; the same number is never applied twice.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.contract import EventBatch
+from sentinel.core import limits
+from sentinel.core.clock import Clock, SystemClock
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features.engine import Engine, known_at
+from sentinel.features.layout import (
+    R_ARENA,
+    R_ENTITIES,
+    R_GENERATION,
+    R_IDS_FULL,
+)
+from sentinel.features.matrix import STALE, FeatureMatrix
+from sentinel.features.plan import FeaturePlan
+from sentinel.features.stores.records import select_rows
+from sentinel.features.stores.redis_cache import Before, RowCache
+from sentinel.features.stores.redis_replica import Commit, Partition, RedisReplica, parts_of
+from sentinel.features.stores.redis_script import EVENT_IDS, FEEDBACK_IDS, Change
+from sentinel.features.stores.redis_state import encode_answers, encode_changes, encode_pending
+
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# What may pass, or be put right elsewhere, while decisions go on.
+_LOSSES = {
+    ErrorCode.STORE_UNREACHABLE,
+    ErrorCode.STORE_DENIED,
+    ErrorCode.STORE_REFUSED,
+    ErrorCode.STATE_MISSING,
+}
+
+
+class OnLoss(enum.StrEnum):
+    """What happens to a batch while Redis does not answer."""
+
+    HOLD = "hold"  # it is refused, and may come again
+    DEFAULTS = "defaults"  # it gets declared defaults, marked stale, and is applied later
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSettings:
+    """Where a store is, and how it behaves.
+
+    Attributes
+    ----------
+    url : str
+        ``redis://``, ``rediss://`` or ``unix://``.
+    name : str
+        Of the store; its keys begin with ``sentinel:{name}:``.
+    on_loss : OnLoss
+    deadline_ms : float
+        Of one call of a batch; each row adds ``STORE_ROW_MS``.
+    rows_held_max : int
+        Rows in the process; past that all are forgotten and read again as they are needed.
+    is_fenced : bool
+        Whether positions of raw batches are those of a log that is read again after a crash.
+    """
+
+    url: str
+    name: str
+    on_loss: OnLoss = OnLoss.HOLD
+    deadline_ms: float = limits.STORE_DEADLINE_MS
+    rows_held_max: int = limits.STORE_ROWS_HELD_MAX
+    is_fenced: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class StoreCounts:
+    """What happened between this process and Redis; every number only grows.
+
+    Attributes
+    ----------
+    commits : int
+    redone : int
+        Batches computed anew, because another writer was first.
+    stale_events : int
+        Answered with declared defaults, marked stale.
+    unapplied_events : int
+        Of those, how many found the backlog full and never reach the state.
+    """
+
+    commits: int = 0
+    redone: int = 0
+    stale_events: int = 0
+    unapplied_events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Undo:
+    """How a batch is taken back."""
+
+    before: Before
+    event_ids: Int64Array
+    feedback_ids: Int64Array
+    turns: tuple[int, int]
+    feedback_sequence: int
+
+
+class RedisStore(RedisReplica):
+    """An engine whose state is in Redis, shared with other writers, exact.
+
+    Parameters
+    ----------
+    plan : FeaturePlan
+    settings : RedisSettings
+    n_dedupe_min : int
+        As of :class:`Engine`; of a state that exists, its own number holds.
+    clock : Clock
+
+    Raises
+    ------
+    SentinelError
+        ``store-unreachable``, ``store-denied``, ``store-unfit``, ``state-missing`` (parts of a
+        state without its head), ``state-of-another-feature-set``, ``state-format``.
+    """
+
+    def __init__(
+        self,
+        plan: FeaturePlan,
+        settings: RedisSettings,
+        *,
+        n_dedupe_min: int = limits.DEDUPE_EVENTS_MIN,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(
+            plan,
+            name=settings.name,
+            url=settings.url,
+            deadline_ms=settings.deadline_ms,
+            n_dedupe_min=n_dedupe_min,
+            clock=clock,
+        )
+        self.settings = settings
+        self.store_counts = StoreCounts()
+        self.fault: SentinelError | None = None
+        self._clock = clock or SystemClock()
+        self._number = 0
+        self._backlog: deque[tuple[bool, EventBatch]] = deque()
+        self._n_backlog = 0
+        self._open()
+
+    # --- what an engine does -----------------------------------------------------------------
+
+    def advance(self, events: EventBatch) -> FeatureMatrix:
+        """Advance in the cache and commit; see :meth:`Engine.advance`.
+
+        Rows that the state holds already (a source that reads again) change nothing: they get the
+        vectors they got, or are marked duplicates when those are no longer kept.
+
+        Raises
+        ------
+        SentinelError
+            ``source-gap``; ``store-contended``; as :meth:`Engine.advance`. While Redis is lost:
+            ``store-unreachable``, ``store-denied``, ``store-refused``, ``state-missing``; with
+            ``OnLoss.DEFAULTS`` only when a fenced batch no longer fits into the backlog.
+        """
+        try:
+            self._drain()
+            matrix = self._transact(events, is_feedback=False)
+        except SentinelError as error:
+            if not self._keeps(events, error, is_feedback=False):
+                raise
+            return self._stale(events.n_rows)
+        self.fault = None
+        return matrix if matrix is not None else self.defaults(events.n_rows)
+
+    def learn(self, feedback: EventBatch) -> None:
+        """Take feedback and commit it; see :meth:`Engine.learn`. What is held is left out."""
+        try:
+            self._drain()
+            self._transact(feedback, is_feedback=True)
+        except SentinelError as error:
+            if not self._keeps(feedback, error, is_feedback=True):
+                raise
+            return
+        self.fault = None
+
+    def position(self, source: str, partition: int = 0) -> int:
+        """Return the first position of a source that the state does not hold; 0 at first."""
+        return self._next.get((source, partition), 0)
+
+    def positions(self) -> Mapping[Partition, int]:
+        """Return the next position of every source and partition."""
+        return dict(self._next)
+
+    def accept_gap(self, source: str, partition: int, position: int) -> None:
+        """Go on at a later position of a source; what was between is lost to the state."""
+        self._next[source, partition] = max(self.position(source, partition), position)
+
+    @property
+    def n_backlog(self) -> int:
+        """Events and feedback that wait for Redis, in this process only."""
+        return self._n_backlog
+
+    def state_digest(self) -> str:
+        """Hash the state in Redis; see :meth:`Engine.state_digest`. Reads every row."""
+        self._load()
+        keys = self._all_keys()
+        whole = RowCache(self.plan)
+        whole.bring_in(keys, self._fetch, sum(map(len, keys)))
+        registers = whole._state.registers  # noqa: SLF001 -- an engine of its own
+        own = (int(registers[R_ARENA]), int(registers[R_ENTITIES]))
+        registers[:] = self._state.registers
+        registers[R_ARENA], registers[R_ENTITIES] = own
+        whole._pending.feed = self._pending.feed  # noqa: SLF001 -- the same
+        return Engine.state_digest(whole)
+
+    def close(self) -> None:
+        """Close the connection; the state is in Redis."""
+        self.link.close()
+
+    # --- a transaction ---------------------------------------------------------------------------
+
+    def _transact(self, batch: EventBatch, *, is_feedback: bool) -> FeatureMatrix | None:
+        """Apply a batch exactly once, whoever else writes."""
+        number = self._number_for(batch)
+        for _ in range(limits.STORE_REDO_MAX):
+            if self._must_load:
+                self._load()
+            if self._settled is not None and self._settled.number == number:
+                settled, self._settled = self._settled, None
+                return settled.matrix
+            is_new = self._is_new(batch)
+            if batch.n_rows and not is_new.any():
+                return None if is_feedback else self._answer_again(batch, ~is_new)
+            is_done, matrix = self._attempt(number, batch, is_new, is_feedback=is_feedback)
+            if is_done:
+                return matrix
+            self.store_counts.redone += 1
+        raise SentinelError(
+            ErrorCode.STORE_CONTENDED,
+            at=self.link.address.shown,
+            expected=f"a turn within {limits.STORE_REDO_MAX} tries",
+            got="other writers each time",
+            hint="Use fewer writers for one store, or larger batches.",
+        )
+
+    def _number_for(self, batch: EventBatch) -> int:
+        """Give a commit its number; a batch that comes again after an unsure commit keeps it."""
+        for known in (self._unsure, self._settled):
+            if known is not None and _is_same(known.batch, batch):
+                return known.number
+        self._settled = None
+        self._number += 1
+        return self._number
+
+    def _attempt(
+        self, number: int, batch: EventBatch, is_new: BoolArray, *, is_feedback: bool
+    ) -> tuple[bool, FeatureMatrix | None]:
+        """Apply a batch to the cache and commit it; False where another writer was first."""
+        chosen = batch if is_new.all() else select_rows(batch, is_new)
+        version = b"%d:%s:%d" % (self._n_version + 1, self._writer.encode(), number)
+        change = Change(expected=self._version, version=version, number=number)
+        where, position = self._position_after(batch)
+        change.positions = {f"{where[1]}/{where[0]}": position} if self.settings.is_fenced else {}
+        matrix = None
+        if is_feedback:
+            undo = self._learn(chosen, change)
+        else:
+            matrix, undo = self._advance(chosen, change)
+            matrix = self._completed(batch, is_new, matrix)
+            change.answers = encode_answers(batch, matrix) if self.settings.is_fenced else b""
+        try:
+            status, found = self._commit(change)
+        except SentinelError:
+            self._take_back(undo)
+            self._unsure = Commit(number, batch, matrix)
+            self._must_load = True
+            raise
+        if found != version or status not in {b"done", b"applied"}:
+            self._take_back(undo)
+            self._must_load = True
+            return False, None
+        self._version = version
+        self._pending_mark = change.pending_mark or self._pending_mark
+        if self.settings.is_fenced:
+            self._next[where] = position
+        self._unsure = self._answers = None
+        self.store_counts.commits += 1
+        return True, matrix
+
+    @property
+    def _n_version(self) -> int:
+        return int(self._version.split(b":")[0])
+
+    def _advance(self, events: EventBatch, change: Change) -> tuple[FeatureMatrix, _Undo]:
+        """Advance in the cache, and write down what that changed."""
+        keys = self.keys_of(events)
+        self.bring_in(keys, self._fetch, self.settings.rows_held_max)
+        self.make_room(events)
+        before = self.note(keys)
+        turns = self._turns
+        matrix = Engine.advance(self, events)
+        ids = events.column(self.plan.features.events.event_id.name)[~matrix.is_duplicate]
+        window = before.registers[R_GENERATION : R_IDS_FULL + 1]
+        change.ids, n_turns = _id_changes(window, ids, EVENT_IDS)
+        self._turns = (turns[0] + n_turns, turns[1])
+        change.n_pending_dropped = len(before.feed.times) - self._pending.n_rows
+        changed = self.changed(before)
+        change.changed = encode_changes(change.version, [found for found, _ in changed])
+        change.rows = [
+            (self._ttls_ms[entity], self._row_keys(entity, found), _split(rows))
+            for entity, (found, rows) in enumerate(changed)
+            if len(found)
+        ]
+        self._finish(change)
+        return matrix, _Undo(before, ids, ids[:0], turns, self._feedback_sequence)
+
+    def _learn(self, feedback: EventBatch, change: Change) -> _Undo:
+        """Put feedback into the queue, and write down what that changed."""
+        before = self.note([np.empty(0, dtype=np.int64) for _ in self._ttls_ms])
+        turns, sequence = self._turns, self._feedback_sequence
+        is_new = self._take_feedback(feedback)
+        schema = self.plan.features.feedback or self.plan.features.events
+        ids = feedback.column(schema.event_id.name)[is_new]
+        change.ids, n_turns = _id_changes(before.feedback_window, ids, FEEDBACK_IDS)
+        self._turns = (turns[0], turns[1] + n_turns)
+        change.pending = encode_pending(feedback, known_at(feedback, schema), is_new, sequence)
+        self._feedback_sequence += len(ids)
+        change.changed = encode_changes(change.version, before.keys)
+        self._finish(change)
+        return _Undo(before, ids[:0], ids, turns, sequence)
+
+    def _finish(self, change: Change) -> None:
+        change.turns = self._turns
+        change.state = self._scalars().encode()
+        if change.n_pending_dropped or change.pending:
+            change.pending_mark = change.version
+
+    def _take_back(self, undo: _Undo) -> None:
+        if not self.undo(undo.before, undo.event_ids, undo.feedback_ids):
+            self._must_load_all = True
+        self._turns = undo.turns
+        self._feedback_sequence = undo.feedback_sequence
+
+    def _completed(
+        self, events: EventBatch, is_new: BoolArray, matrix: FeatureMatrix
+    ) -> FeatureMatrix:
+        """Put the vectors of rows that were held already beside the new ones."""
+        if is_new.all():
+            return matrix
+        whole = self._answer_again(events, ~is_new)
+        for old, new in zip(parts_of(whole), parts_of(matrix), strict=True):
+            old[is_new] = new
+        return whole
+
+    # --- positions -------------------------------------------------------------------------------
+
+    def _is_new(self, batch: EventBatch) -> BoolArray:
+        """Mark the rows that the state does not hold, or raise where a source has a hole."""
+        raw = batch.raw
+        if not self.settings.is_fenced or not len(raw.positions):
+            return np.ones(batch.n_rows, dtype=np.bool_)
+        where = (raw.source, raw.partition)
+        held = self.position(*where)
+        first = int(raw.positions[0])
+        if where in self._next and first > held:
+            raise SentinelError(
+                ErrorCode.SOURCE_GAP,
+                at=f"{raw.source}/{raw.partition}",
+                expected=f"position {held}",
+                got=first,
+                hint="The source has lost events. Accept the gap, or replay from another source.",
+            )
+        return raw.positions[batch.rows] >= held
+
+    def _position_after(self, batch: EventBatch) -> tuple[Partition, int]:
+        raw = batch.raw
+        held = self.position(raw.source, raw.partition)
+        last = int(raw.positions[-1]) + 1 if len(raw.positions) else held
+        return (raw.source, raw.partition), max(held, last)
+
+    # --- while Redis is lost ---------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Apply what waited, for as long as one deadline; what is left goes on waiting."""
+        end_s = self._clock.monotonic_s() + self.settings.deadline_ms / 1000
+        while self._backlog:
+            is_feedback, batch = self._backlog[0]
+            try:
+                self._transact(batch, is_feedback=is_feedback)
+            except SentinelError as error:
+                if error.code not in _LOSSES:
+                    self._forget_first()
+                    self.store_counts.unapplied_events += batch.n_rows
+                raise
+            self._forget_first()
+            if self._backlog and self._clock.monotonic_s() >= end_s:
+                raise SentinelError(
+                    ErrorCode.STORE_UNREACHABLE,
+                    at=self.link.address.shown,
+                    expected="nothing that waits",
+                    got=f"{self._n_backlog} events that wait",
+                )
+
+    def _forget_first(self) -> None:
+        _, batch = self._backlog.popleft()
+        self._n_backlog -= batch.n_rows
+
+    def _keeps(self, batch: EventBatch, error: SentinelError, *, is_feedback: bool) -> bool:
+        """Let a batch wait, where the policy says so; False where the error stands."""
+        if error.code in _LOSSES:
+            self.fault = error
+        if error.code not in _LOSSES or self.settings.on_loss is OnLoss.HOLD:
+            return False
+        if self._n_backlog + batch.n_rows > limits.STORE_BACKLOG_EVENTS_MAX:
+            if self.settings.is_fenced:
+                return False
+            self.store_counts.unapplied_events += batch.n_rows
+            return True
+        self._backlog.append((is_feedback, batch))
+        self._n_backlog += batch.n_rows
+        return True
+
+    def _stale(self, n_rows: int) -> FeatureMatrix:
+        """Return declared defaults, marked stale."""
+        self.store_counts.stale_events += n_rows
+        matrix = self.defaults(n_rows)
+        matrix.status[:] = STALE
+        matrix.is_duplicate[:] = False
+        return matrix
+
+
+def _is_same(left: EventBatch, right: EventBatch) -> bool:
+    return left is right or (
+        left.names == right.names
+        and (left.raw.source, left.raw.partition) == (right.raw.source, right.raw.partition)
+        and np.array_equal(left.values, right.values)
+        and np.array_equal(left.raw.positions, right.raw.positions)
+    )
+
+
+def _split(rows: Int64Array) -> list[bytes]:
+    content = rows.tobytes()
+    n_bytes = 8 * rows.shape[1]
+    return [content[at : at + n_bytes] for at in range(0, len(content), n_bytes)]
+
+
+def _id_changes(
+    window: Int64Array, ids: Int64Array, places: tuple[int, int]
+) -> tuple[list[tuple[int, bool, bytes]], int]:
+    """Say what is appended to which generation, and how often the generation changes.
+
+    Parameters
+    ----------
+    window : ndarray of int64, shape (3,)
+        Current generation, ids in it, ids that make it full; before the batch.
+    ids : ndarray of int64
+        Those that are new, in order.
+    places : tuple of int
+        Of the two generations' keys.
+    """
+    generation, n_held, n_full = (int(part) for part in window)
+    changes: list[tuple[int, bool, bytes]] = []
+    n_turns = at = 0
+    while at < len(ids):
+        is_fresh = n_held == n_full
+        if is_fresh:
+            generation, n_held, n_turns = 1 - generation, 0, n_turns + 1
+        n_taken = min(n_full - n_held, len(ids) - at)
+        changes.append((places[generation], is_fresh, ids[at : at + n_taken].tobytes()))
+        n_held += n_taken
+        at += n_taken
+    return changes, n_turns

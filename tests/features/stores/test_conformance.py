@@ -1,0 +1,188 @@
+"""One meaning, three engines: in memory, on the disk, in Redis; and the plain oracle beside them.
+
+Streams are late, simultaneous, repeated, shuffled, cut anywhere and read again after a restart.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_world import HOUR_MS, Payment, Verdict, batch_of, every_kind, payments, verdicts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive_engine import NaiveEngine
+
+from sentinel.contract import EventBatch
+from sentinel.features import Engine, FeatureMatrix, compile_plan
+from sentinel.features.stores.embedded import EmbeddedStore
+from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.testing.memory_disk import MemoryDisk
+from sentinel.testing.redis_server import RedisServer
+
+PLAN = compile_plan(every_kind())
+ESTIMATED = {"n_merchants", "n_amounts"}
+ROUNDED = {"tip_spread", "tip_sum", "tip_mean"}
+NAMES = count()
+Opener = Callable[[], Engine]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    with RedisServer(folder) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+def stores_of(server: RedisServer, rows_held_max: int) -> dict[str, Opener]:
+    """Return how each store is opened, and opened again."""
+    disk = MemoryDisk()
+    redis_settings = RedisSettings(
+        url=server.url,
+        name=f"conformance-{next(NAMES)}",
+        deadline_ms=10_000,
+        rows_held_max=rows_held_max,
+    )
+    memory = Engine(PLAN)
+    return {
+        "memory": lambda: memory,
+        "embedded": lambda: EmbeddedStore(PLAN, Path("state"), disk=disk),
+        "redis": lambda: RedisStore(PLAN, redis_settings),
+    }
+
+
+def at(batch: EventBatch, schema: type, start: int, end: int) -> EventBatch:
+    """Cut a batch out of a log, with its positions there."""
+    part = batch_of(schema.schema, batch.values[:, start:end], batch.present[:, start:end])  # type: ignore[attr-defined]
+    part.raw.positions[:] = np.arange(start, end)
+    object.__setattr__(part.raw, "source", schema.__name__)
+    return part
+
+
+def steps_of(events: EventBatch, feedback: EventBatch, cuts: list[int]) -> list[EventBatch]:
+    """Cut a stream; feedback goes between, in parts."""
+    edges = [0, *sorted(min(cut, events.n_rows) for cut in cuts), events.n_rows]
+    n_parts = len(edges) - 1
+    parts: list[EventBatch] = []
+    for k in range(n_parts):
+        first, end = (feedback.n_rows * part // n_parts for part in (k, k + 1))
+        parts.append(at(feedback, Verdict, first, end))
+        parts.append(at(events, Payment, edges[k], edges[k + 1]))
+    return parts
+
+
+def feed(engine: Engine | NaiveEngine, batch: EventBatch) -> object:
+    if batch.raw.source == "Verdict":
+        return engine.learn(batch)
+    return engine.advance(batch)
+
+
+def bits(matrix: object) -> list[bytes]:
+    assert isinstance(matrix, FeatureMatrix)
+    return [
+        part.tobytes()
+        for part in (matrix.values, matrix.status, matrix.is_late, matrix.is_duplicate)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    late_hours=st.sampled_from([0, 1, 3, 12]),
+    duplicate_share=st.sampled_from([0.0, 0.2]),
+    is_shuffled=st.booleans(),
+    rows_held_max=st.sampled_from([1_000_000, 20]),
+    cuts=st.lists(st.integers(0, 200), max_size=8),
+)
+def test_stores_agree_to_the_last_bit(
+    server: RedisServer,
+    seed: int,
+    late_hours: int,
+    duplicate_share: float,
+    is_shuffled: bool,
+    rows_held_max: int,
+    cuts: list[int],
+) -> None:
+    """Vectors, marks and state digest, after every batch; Redis with a small cache, too."""
+    events = payments(200, seed, late_ms=late_hours * HOUR_MS, duplicate_share=duplicate_share)
+    if is_shuffled:
+        order = np.random.default_rng(seed).permutation(events.n_rows)
+        events = batch_of(Payment.schema, events.values[:, order], events.present[:, order])
+    openers = stores_of(server, rows_held_max)
+    engines = {name: opener() for name, opener in openers.items()}
+    for batch in steps_of(events, verdicts(events, seed), cuts):
+        given_out = {name: feed(engine, batch) for name, engine in engines.items()}
+        if batch.raw.source == "Payment":
+            expected = bits(given_out["memory"])
+            assert bits(given_out["embedded"]) == expected
+            assert bits(given_out["redis"]) == expected
+    digests = {name: engine.state_digest() for name, engine in engines.items()}
+    assert len(set(digests.values())) == 1, digests
+    close(engines)
+
+
+def close(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        if isinstance(engine, EmbeddedStore | RedisStore):
+            engine.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_stores_opened_again_and_a_source_read_again_change_nothing(
+    server: RedisServer, seed: int
+) -> None:
+    """After every batch each store is closed and opened, and the source goes back a little."""
+    events = payments(160, seed, late_ms=2 * HOUR_MS, duplicate_share=0.1)
+    steps = steps_of(events, verdicts(events, seed), [30, 70, 71, 120])
+    openers = stores_of(server, 1_000_000)
+    memory = Engine(PLAN)
+    told: list[object] = []
+    for k, batch in enumerate(steps):
+        told.append(feed(memory, batch))
+        for name in ("embedded", "redis"):
+            engine = openers[name]()
+            assert isinstance(engine, EmbeddedStore | RedisStore)
+            for earlier in range(max(0, k - 3), k + 1):
+                answer = feed(engine, steps[earlier])
+                if earlier == k and told[k] is not None:
+                    assert bits(answer) == bits(told[k]), (name, k)
+            assert engine.state_digest() == memory.state_digest(), (name, k)
+            engine.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stores_say_what_the_plain_oracle_says(server: RedisServer, seed: int) -> None:
+    """Status exactly, values to a float32's last digits, for every kind of feature."""
+    events = payments(180, seed, late_ms=HOUR_MS, duplicate_share=0.1, span_ms=8 * HOUR_MS)
+    engines = {name: opener() for name, opener in stores_of(server, 1_000_000).items()}
+    oracle = NaiveEngine(PLAN.features)
+    for batch in steps_of(events, verdicts(events, seed), [60, 61, 130]):
+        told = feed(oracle, batch)
+        for name, engine in engines.items():
+            answer = feed(engine, batch)
+            if isinstance(answer, FeatureMatrix):
+                assert isinstance(told, list)
+                assert_as_told(answer, told, name)
+    close(engines)
+
+
+def assert_as_told(
+    matrix: FeatureMatrix, told: list[list[tuple[float, int]] | None], store: str
+) -> None:
+    for i, answers in enumerate(told):
+        assert matrix.is_duplicate[i] == (answers is None)
+        for f, name in enumerate(matrix.names):
+            if answers is None:
+                continue
+            value, status = answers[f]
+            assert matrix.status[i, f] == status, (store, i, name)
+            relative = 0.2 if name in ESTIMATED and value > 16 else 3e-7
+            absolute = 1e-6 if name in ROUNDED else 1e-9
+            expected = pytest.approx(value, rel=relative, abs=absolute)
+            assert matrix.values[i, f] == expected, (store, i, name)
