@@ -21,6 +21,7 @@ from sentinel.cli import (
     serve,
     simulate,
     status,
+    stream,
     train,
 )
 from sentinel.cli.boundary import run_command
@@ -69,6 +70,7 @@ for command in (
     replay,
     serve,
     status,
+    stream,
     records,
     config,
     init,

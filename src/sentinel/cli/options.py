@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,13 @@ Unapproved = Annotated[
 TrustFile = Annotated[
     Path | None,
     typer.Option("--trust", help="Trust file: whose approvals count. See docs/release.md."),
+]
+DurabilityClass = Annotated[
+    Literal["process", "power"],
+    typer.Option(
+        "--durability",
+        help="What the state survives: a killed process, or a power cut as well.",
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,

@@ -123,7 +123,7 @@ def run_job(
     from sentinel.streaming import FileWorker, Watchers
 
     n_bytes = job.events.stat().st_size if job.events.is_file() else 0
-    with _graceful() as stop, output.progress(title, total=n_bytes) as advance:
+    with graceful() as stop, output.progress(title, total=n_bytes) as advance:
         shown = replace(watchers or Watchers(), on_progress=lambda done: _advance(advance, done))
         worker = FileWorker(session.scorer, job, valves=session.valves, watchers=shown, stop=stop)
         return worker.run()
@@ -272,7 +272,7 @@ def first_decided(text: str) -> tuple[int, int | None]:
 
 
 @contextmanager
-def _graceful() -> Iterator[threading.Event]:
+def graceful() -> Iterator[threading.Event]:
     """Let the first Ctrl-C or SIGTERM end the work after its batch, and the second one at once."""
     stop = threading.Event()
 

@@ -42,6 +42,9 @@ class RefusalCode(enum.StrEnum):
     OUT_OF_BOUNDS = "out_of_bounds"
     TIME_OUT_OF_BOUNDS = "time_out_of_bounds"
     TIME_SKEW = "time_skew"
+    # given by a worker, not by the decoder
+    WRONG_PARTITION_KEY = "wrong_partition_key"
+    POISON = "poison"
 
 
 REFUSAL_CODES = tuple(RefusalCode)

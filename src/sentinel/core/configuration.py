@@ -31,6 +31,8 @@ FILE_VARIABLE = "SENTINEL_CONFIG"
 OTHER_VARIABLES = frozenset(
     {FILE_VARIABLE, "SENTINEL_DATA", "SENTINEL_CORPORA", "SENTINEL_KAFKA", "SENTINEL_DEBUG"}
 )
+# Tables of the file that are no settings: properties handed to a client library.
+TABLES = frozenset({"kafka"})
 # What Kubernetes puts into every container beside a Service named `sentinel` or `sentinel-…`.
 _SERVICE_VARIABLE = re.compile(r"SENTINEL_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP)\w*)?)")
 
@@ -216,6 +218,8 @@ def load_configuration(
     values: dict[str, object] = {}
     origins = dict.fromkeys(known, "default")
     for name, value in data.items():
+        if name in TABLES and isinstance(value, dict):
+            continue
         _check_known(name, known, at=source)
         values[name] = _checked(name, value, at=f"{source}: {name}", is_text=False)
         origins[name] = source
@@ -234,6 +238,28 @@ def load_configuration(
         values[name] = _checked(name, given, at=flag, is_text=isinstance(given, str))
         origins[name] = "flag"
     return LoadedConfiguration(msgspec.convert(values, Configuration), origins)
+
+
+def load_table(
+    name: str, environment: Mapping[str, str], *, folder: Path, file: Path | None = None
+) -> dict[str, object]:
+    """Return one of the ``TABLES`` of the file; empty where there is none.
+
+    Raises
+    ------
+    SentinelError
+        As :func:`load_configuration`.
+    """
+    data, source = _read_file(environment, folder, file)
+    table = data.get(name, {})
+    if not isinstance(table, dict):
+        raise SentinelError(
+            ErrorCode.CONFIGURATION_INVALID,
+            at=f"{source}: {name}",
+            expected=f"a table [{name}]",
+            got=type(table).__name__,
+        )
+    return dict(table)
 
 
 def _read_file(

@@ -106,6 +106,18 @@ METRICS = (
     _counter("sentinel_answers_late_total", "Answers that nobody waited for any more."),
     _gauge("sentinel_queue_rows", "Rows that wait to be scored."),
     _gauge("sentinel_ready", "1 while the canary has just gone right through the door."),
+    # stream
+    _gauge("sentinel_stream_lag_events", "Events of a partition that were not read yet.",
+           "topic", "partition", n_series_max=limits.METRIC_LABEL_VALUES_MAX),
+    _gauge("sentinel_stream_paused", "1 while reading waits for outputs to be taken."),
+    _gauge("sentinel_stream_partitions", "Partitions that this worker reads."),
+    _counter("sentinel_stream_rebalances_total", "Changes of the assignment.", "change"),
+    _counter("sentinel_stream_commits_total", "Commit cycles, by how the broker answered.",
+             "result"),
+    _counter("sentinel_stream_gap_events_total", "Positions of accepted gaps."),
+    _counter("sentinel_stream_poison_total", "Events passed because the process died at them."),
+    _counter("sentinel_stream_feedback_waits_total",
+             "Batches that went on without all feedback that they may know."),
     # process
     _counter("sentinel_log_lines_total", "Application log lines by level.", "level"),
     _counter("sentinel_log_lines_dropped_total", "Log lines dropped because nobody read them."),

@@ -135,6 +135,7 @@ class EmbeddedStore(Engine):
         self._is_fenced = is_fenced
         self._snapshot_every_events = snapshot_every_events
         self._next: dict[Partition, int] = {}
+        self._snapshot_next: dict[Partition, int] = {}
         self._remembered: dict[Partition, _Remembered] = {}
         self._n_since_snapshot = 0
         self._lock = _lock(folder) if isinstance(self._disk, SystemDisk) else -1
@@ -190,6 +191,14 @@ class EmbeddedStore(Engine):
         """Return the next position of every source and partition."""
         return dict(self._next)
 
+    def snapshot_position(self, source: str, partition: int = 0) -> int:
+        """Return the first position of a source that the newest snapshot does not hold.
+
+        A source may be read again from there: every row that the state holds is answered as it
+        was. Before it, rows count as duplicates.
+        """
+        return self._snapshot_next.get((source, partition), 0)
+
     def accept_gap(self, source: str, partition: int, position: int) -> None:
         """Go on at a later position of a source; what was between is lost to the state."""
         self._next[source, partition] = max(self.position(source, partition), position)
@@ -226,15 +235,22 @@ class EmbeddedStore(Engine):
             Snapshot(self._identity, self._wal.sequence, self._wal.epoch, values, arrays),
         )
         self._wal.rotate()
+        self._snapshot_next = dict(self._next)
         self._n_since_snapshot = 0
         self._remembered.clear()
         self._drop_old()
         return path
 
-    def close(self) -> None:
-        """Take a snapshot, so that the next start is fast, and release the folder."""
+    def close(self, *, with_snapshot: bool = True) -> None:
+        """Take a snapshot, so that the next start is fast, and release the folder.
+
+        Parameters
+        ----------
+        with_snapshot : bool
+            False where outputs may be missing: the log then still answers what is read again.
+        """
         try:
-            if self._n_since_snapshot:
+            if self._n_since_snapshot and with_snapshot:
                 self.snapshot()
         finally:
             self._wal.close()
@@ -302,6 +318,7 @@ class EmbeddedStore(Engine):
         if snapshot is not None:
             self.restore(snapshot.arrays, snapshot.values)
             self._next = _positions_of(snapshot.values)
+            self._snapshot_next = dict(self._next)
         after = 0 if snapshot is None else snapshot.sequence
         log = WriteAheadLog(
             self._disk,

@@ -1,0 +1,198 @@
+"""``sentinel stream``: carry a Kafka topic through a release, effects once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sentinel.cli import config, options
+from sentinel.cli.exits import ExitCode
+from sentinel.cli.output import Output, pairs
+from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.replay import graceful
+from sentinel.core.errors import ErrorCode, SentinelError
+
+if TYPE_CHECKING:
+    from sentinel.core.configuration import Configuration
+    from sentinel.monitoring import Metrics
+    from sentinel.streaming.kafka_settings import KafkaSettings
+    from sentinel.streaming.kafka_worker import KafkaWorker, StreamReport
+    from sentinel.streaming.stream_job import StreamJob
+
+_PORT_MAX = 65_535
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=options.examples(
+            "sentinel stream my-release --trust trust.toml --bootstrap kafka:9092 "
+            "--events payments --decisions decisions --quarantine refused "
+            "--group sentinel --state state",
+            "sentinel stream ... --feedback verdicts --metrics-port 9464",
+            "sentinel stream ... --set security.protocol=SASL_SSL --set sasl.password=@password",
+        ),
+    )(stream)
+
+
+def stream(  # noqa: PLR0913 -- one parameter a flag
+    folder: options.ReleaseFolder,
+    *,
+    bootstrap: Annotated[str, typer.Option("--bootstrap", help="Brokers, HOST:PORT,….")],
+    events: Annotated[str, typer.Option("--events", help="Topic of events.")],
+    decisions: Annotated[str, typer.Option("--decisions", help="Topic for decisions.")],
+    quarantine: Annotated[str, typer.Option("--quarantine", help="Topic for refused events.")],
+    group: Annotated[str, typer.Option("--group", help="Consumer group.")],
+    state: Annotated[Path, typer.Option("--state", help="Folder of the feature state.")],
+    feedback: Annotated[
+        str | None, typer.Option("--feedback", help="Topic of feedback (late labels).")
+    ] = None,
+    partition_key: Annotated[
+        str | None,
+        typer.Option(
+            "--partition-key",
+            metavar="FIELD",
+            help="The field that the topic is partitioned by, and the key of every entity: "
+            "several workers may then share the topic and the state folder.",
+        ),
+    ] = None,
+    durability: options.DurabilityClass = "process",
+    accept_gap: Annotated[
+        bool,
+        typer.Option("--accept-gap", help="Go on where the topic has lost events."),
+    ] = False,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A property of the Kafka client; VALUE may be @FILE. Adds to [kafka] of "
+            "sentinel.toml.",
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port", min=1, max=_PORT_MAX, help="Serve metrics on 127.0.0.1:PORT."
+        ),
+    ] = None,
+    batch_events: Annotated[
+        int | None, typer.Option("--batch-events", help="Events that are scored together at most.")
+    ] = None,
+    trust: options.TrustFile = None,
+    unapproved: options.Unapproved = False,
+    config_file: options.ConfigFile = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Read events from a topic and write decisions to another until it is told to stop.
+
+    The position lives in the state folder: start it again after whatever happened, and nothing is
+    lost or counted twice. SIGTERM and Ctrl-C end it after the batch that it is in: outputs are
+    flushed, a snapshot is taken, the group is left.
+    """
+    from sentinel.core.configuration import load_table
+    from sentinel.features.stores.embedded import Durability
+    from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
+    from sentinel.streaming.stream_job import StreamJob
+
+    settings = config.load({"batch_events": batch_events}, file=config_file).value
+    table = load_table("kafka", os.environ, folder=Path(), file=config_file)
+    client = client_settings(table, tuple(assignments or ()))
+    job = StreamJob(
+        events=events,
+        feedback=feedback,
+        decisions=decisions,
+        quarantine=quarantine,
+        state=state,
+        durability=Durability(durability),
+        partition_key=partition_key,
+        accept_gap=accept_gap,
+        n_events_batch=settings.batch_events,
+    )
+    output = Output(as_json=as_json)
+    kafka = KafkaSettings(bootstrap=bootstrap, group=group, client=client)
+    opened = _opened(
+        folder, kafka, job, settings, trust=trust, unapproved=unapproved, port=metrics_port
+    )
+    with opened as worker, graceful() as stop:
+        output.note(f"Reading {events} from {bootstrap}; Ctrl-C or SIGTERM ends it in good order.")
+        report = worker.run(stop)
+    output.document(report_data(report))
+    output.show(pairs("Stream", report_data(report)))
+    return ExitCode.OK
+
+
+@contextmanager
+def _opened(
+    folder: Path,
+    kafka: KafkaSettings,
+    job: StreamJob,
+    settings: Configuration,
+    *,
+    trust: Path | None,
+    unapproved: bool,
+    port: int | None,
+) -> Iterator[KafkaWorker]:
+    """Verify and load the release, and put the worker together."""
+    from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
+    from sentinel.release import load_release
+    from sentinel.streaming.kafka_worker import open_worker
+
+    loaded = load_release(folder, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    with ExitStack() as stack:
+        metrics = Metrics()
+        if port is not None:
+            stack.enter_context(_served(metrics, port))
+        worker, scorer = open_worker(loaded, kafka, job, metrics=metrics)
+        stack.callback(scorer.close)
+        if loaded.parts.reference is not None:
+            scorer.drift = DriftMonitor(
+                loaded.parts.reference, DriftSettings.from_configuration(settings)
+            )
+        yield worker
+
+
+@contextmanager
+def _served(metrics: Metrics, port: int) -> Iterator[None]:
+    """Answer scrapes on the loopback interface."""
+    from prometheus_client import start_http_server
+
+    try:
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
+    except OSError as error:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at=f"--metrics-port {port}",
+            expected="a free port",
+            got=error.strerror or error,
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def report_data(report: StreamReport) -> dict[str, object]:
+    """Give what a run came to as plain data."""
+    counts = report.counts
+    return {
+        "read": counts.read,
+        "decided": counts.decided,
+        "held": counts.held,
+        "quarantined": counts.quarantined,
+        "deduplicated": counts.deduplicated,
+        "late": counts.late,
+        "feedback_read": counts.feedback_read,
+        "decisions_sent": report.n_decisions,
+        "quarantine_sent": report.n_refusals,
+        "poison": report.n_poison,
+        "gap": report.n_gap,
+        "positions": report.positions,
+    }
