@@ -8,7 +8,7 @@ demo: ## the main job, from transactions to guarded decisions
 	@.venv/bin/sentinel demo $(ARGS)
 
 test: ## every test
-	@tools/setup.sh requirements/dev.lock
+	@tools/setup.sh requirements/dev.lock redis-server
 	$(run) pytest -n 2 --dist worksteal $(ARGS)
 
 check: ## what a change must pass beside the tests: format, lint, types, layers, tidy, docs

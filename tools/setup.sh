@@ -8,7 +8,9 @@ shift
 venv=.venv
 stamp=$venv/.installed-$(basename "$lock")
 wanted=$(cat "$lock" pyproject.toml tools/setup.sh | sha256sum)
-[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    exec $venv/bin/python tools/warm_kernels.py
+fi
 
 python=
 for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
@@ -49,3 +51,4 @@ $venv/bin/pip install -q --require-hashes --disable-pip-version-check -r require
 $venv/bin/uv pip install -q --require-hashes -r "$lock" --python $venv/bin/python
 $venv/bin/uv pip install -q --no-deps --no-build-isolation -e . --python $venv/bin/python
 echo "$wanted" >"$stamp"
+$venv/bin/python tools/warm_kernels.py

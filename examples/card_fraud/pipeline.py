@@ -94,4 +94,5 @@ pipeline = Pipeline(
     features=features,
     label=Label(of=Verdict.is_fraud, event=Verdict.transaction_id, delay="7d"),
     policy=Policy(decline_share=0.004, review_share=0.012),
+    model={"n_rounds_max": 200},
 )

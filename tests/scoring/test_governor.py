@@ -90,3 +90,33 @@ def test_the_bound_is_never_below_what_chance_does(n: int, p: float) -> None:
     for k in range(0, n + 1, max(1, n // 50)):
         tail = np.mean(counts >= k) if k > n * p else np.mean(counts <= k)
         assert chance_bound(n, k / n, p) >= tail - 0.01
+
+
+def bursty(n: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Declines as fraud brings them: 0.4 % of decisions, some fifteen at a time."""
+    outcomes = np.zeros(n, dtype=np.uint8)
+    for start in rng.integers(0, n - 15, size=n * 4 // (15 * 1_000)):
+        outcomes[start : start + 15] = Outcome.DECLINE
+    return outcomes
+
+
+def test_bursts_of_fraud_page_nobody_once_their_size_is_known() -> None:
+    rng = np.random.default_rng(5)
+    n_pages = {1.0: 0, 15.0: 0}
+    for burst in n_pages:
+        for _ in range(20):
+            governor = Governor(GovernorRules(burst=burst), {Outcome.DECLINE: 0.004})
+            for part in np.array_split(bursty(100_000, rng), 50):
+                n_pages[burst] += len(governor.observe(part))
+    assert n_pages[15.0] == 0
+    assert n_pages[1.0] > 0, "the control: taken as independent, the same bursts page"
+
+
+def test_no_decline_at_all_pages_however_bursty_they_were() -> None:
+    governor = Governor(GovernorRules(burst=15.0), {Outcome.DECLINE: 0.004})
+    n_decisions = 0
+    while not governor.observe(np.zeros(1_000, dtype=np.uint8)):
+        n_decisions += 1_000
+        assert n_decisions < 100_000
+    (page,) = governor.pages
+    assert page.direction.value == "too few"

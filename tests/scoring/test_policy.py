@@ -134,3 +134,14 @@ def test_scores_that_are_no_probabilities_cannot_resolve_a_policy(scores: np.nda
     with pytest.raises(SentinelError) as caught:
         Policy(**GOOD).resolve(scores, scores)  # type: ignore[arg-type]
     assert caught.value.at == "policy.champion_scores"
+
+
+def test_resolve_measures_how_declines_come_together() -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.random(100_000) * 0.5
+    independent = Policy(review_share=0.01, decline_share=0.004).resolve(scores, scores)
+    assert independent.governor.burst < 3
+    for start in range(0, 100_000, 12_500):
+        scores[start : start + 50] = 0.9
+    together = Policy(review_share=0.01, decline_share=0.004).resolve(scores, scores)
+    assert together.governor.burst > 20

@@ -4,7 +4,9 @@ Over a window of ``n`` decisions with ``k`` of one outcome and an expected share
 
 1. *too many*: ``k / n > factor * p``; *too few*: ``k / n < p / factor``, none at all included;
 2. and chance explains it with a probability below ``chance``, by Chernoff's bound
-   ``P <= exp(-n * KL(k/n || p))``, where ``KL`` is the relative entropy of two coins.
+   ``P <= exp(-n / b * KL(k/n || p))``, where ``KL`` is the relative entropy of two coins and ``b``
+   says how many such decisions come together: fraud comes in bursts, and ``n`` decisions then say
+   as much as ``n / b`` independent ones. Training measures ``b`` (:meth:`Policy.resolve`).
 
 A rare outcome has a longer window of its own, so that its absence can be told from chance.
 
@@ -136,7 +138,8 @@ class Governor:
             direction = Direction.TOO_FEW
         else:
             return None
-        if chance_bound(n, share, expected) >= self._rules.chance:
+        burst = 1.0 if is_held else self._rules.burst
+        if chance_bound(n / burst, share, expected) >= self._rules.chance:
             return None
         return Page(tally.outcome, direction, share, expected, n)
 
@@ -163,16 +166,16 @@ class _Tally:
 
 def _window(rules: GovernorRules, share: float) -> int:
     """Count the decisions after which the absence of an outcome is no chance, twice over."""
-    return math.ceil(-2.0 * math.log(rules.chance) / share)
+    return math.ceil(-2.0 * math.log(rules.chance) * rules.burst / share)
 
 
-def chance_bound(n: int, share: float, expected: float) -> float:
+def chance_bound(n: float, share: float, expected: float) -> float:
     """Bound the probability that chance moves a share so far, by Chernoff.
 
     Parameters
     ----------
-    n : int
-        Decisions.
+    n : float
+        Independent decisions.
     share : float in [0, 1]
         What was seen.
     expected : float in (0, 1)

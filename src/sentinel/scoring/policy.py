@@ -17,6 +17,9 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.decision_log import FullPolicy
 
+# Parts of normal traffic in which bursts are measured: days of a few weeks, say.
+_BURST_PARTS = 20
+
 
 class StalePolicy(enum.StrEnum):
     """What happens to an event with a stale feature value."""
@@ -118,6 +121,10 @@ class GovernorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     factor : float, above 1
         Page when a share is more than ``factor`` times, or less than 1/``factor`` of, what was
         expected, and chance explains it with a probability below ``chance``.
+    burst : float, at least 1
+        How many decisions of one outcome come together, as fraud does: the index of dispersion
+        (variance over mean) of their counts. :meth:`Policy.resolve` measures it; 1 is
+        independent events.
     chance : float, in (0, 0.01]
     held_share : float, in (0, 1]
         Page when a larger share of decisions is held.
@@ -125,6 +132,7 @@ class GovernorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     window_decisions: int = 5_000
     factor: float = 3.0
+    burst: float = 1.0
     chance: float = 1e-6
     held_share: float = 0.01
 
@@ -236,7 +244,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Parameters
         ----------
         champion_scores, fallback_scores : ndarray of float64, shape (n_rows,)
-            Of the same rows, finite, in [0, 1].
+            Of the same rows in order of time, finite, in [0, 1].
 
         Raises
         ------
@@ -261,6 +269,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             )
         ]
         shares = [float(np.mean(champion_scores > above)) for above in champion]
+        burst = max(_burst(champion_scores > above) for above in champion)
         fallback = [_threshold(fallback_scores, None, share, already=0.0) for share in shares]
         return msgspec.structs.replace(
             self,
@@ -270,6 +279,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             fallback_review_above=min(fallback),
             decline_share=shares[0],
             review_share=max(0.0, shares[1] - shares[0]),
+            governor=msgspec.structs.replace(self.governor, burst=max(self.governor.burst, burst)),
         )
 
     def thresholds(self) -> npt.NDArray[np.float64]:
@@ -298,6 +308,19 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ],
             dtype=np.float64,
         )
+
+
+def _burst(is_above: npt.NDArray[np.bool_]) -> float:
+    """Measure how events cluster: variance over mean of their counts in equal parts, at least 1.
+
+    Source: Cox and Lewis, "The Statistical Analysis of Series of Events", 1966, section 4.5.
+    """
+    part = len(is_above) // _BURST_PARTS
+    if part == 0:
+        return 1.0
+    counts = is_above[: part * _BURST_PARTS].reshape(_BURST_PARTS, part).sum(axis=1)
+    mean = float(counts.mean())
+    return max(1.0, float(counts.var(ddof=1)) / mean) if mean > 0 else 1.0
 
 
 def _threshold(
@@ -337,6 +360,7 @@ _BOUNDS = (
     ("insane.entities", 2, limits.INSANE_ROWS_REMEMBERED_MAX),
     ("governor.window_decisions", 100, 1_000_000_000),
     ("governor.factor", 1.01, 1_000_000),
+    ("governor.burst", 1, 1_000_000),
     ("governor.chance", 1e-300, 0.01),
     ("refused_events_min", 1, 1_000_000_000),
     ("canary_tolerance", 1e-12, limits.CANARY_TOLERANCE_MAX),
