@@ -183,16 +183,17 @@ class ScoringWorker:
         outcome = outcomes(answer, self._thresholds)
         if len(answer.scores) != len(values) or len(parts) != len(pieces):
             raise _mixed(f"{len(values)} rows", len(answer.scores))
-        scores = answer.scores.astype(np.float32)
+        scores, outcome_codes = answer.scores.tolist(), outcome.tolist()
+        served_by, reasons = answer.served_by.tolist(), answer.reasons.tolist()
         answers, at = [], 0
         for piece in pieces:
-            here = slice(at, at + piece.n_rows)
-            at += piece.n_rows
+            end = at + piece.n_rows
             answers.append(
                 TensorAnswers(
-                    scores[here], outcome[here], answer.served_by[here], answer.reasons[here]
+                    scores[at:end], outcome_codes[at:end], served_by[at:end], reasons[at:end]
                 )
             )
+            at = end
         return answers
 
     # --- the canary --------------------------------------------------------------------------

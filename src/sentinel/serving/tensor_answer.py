@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import struct
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring import Outcome, Reason, ServedBy, code_names
@@ -23,6 +22,12 @@ _NAMES = {
 _BYTES_NAMES = {
     output: [struct.pack("<I", len(name)) + name.encode() for name in names]
     for output, names in _NAMES.items()
+}
+_JSON_NAMES = {output: [f'"{name}"'.encode() for name in names] for output, names in _NAMES.items()}
+_STARTS = {
+    name: b'{"name":"%b","datatype":"%b","shape":['
+    % (name.encode(), b"FP32" if name == "score" else b"BYTES")
+    for name in OUTPUT_NAMES
 }
 _OCTETS = b"application/octet-stream"
 _LENGTH_HEADER = b"inference-header-content-length"
@@ -75,57 +80,52 @@ def encode_infer(
     """
     require_answered(answers)
     wishes = body.outputs or []
-    names = wanted_outputs([wish.name for wish in wishes] if body.outputs else None)
+    names = wanted_outputs([wish.name for wish in wishes] or None)
     all_binary = body.parameters.get("binary_data_output") is True
     binary = {wish.name: wish.parameters.get("binary_data", all_binary) is True for wish in wishes}
-    outputs: list[dict[str, object]] = []
+    n_rows = len(answers.scores)
+    parts = [b'{"model_name":"%b","model_version":"%b"' % (model.encode(), version.encode())]
+    if body.id is not None:
+        parts += [b',"id":', msgspec.json.encode(body.id)]
     tail: list[bytes] = []
+    separator = b',"outputs":['
     for name in names:
-        output: dict[str, object] = {
-            "name": name,
-            "datatype": "FP32" if name == "score" else "BYTES",
-            "shape": [len(answers.scores)],
-        }
+        parts += [separator, _STARTS[name], b"%d]" % n_rows]
+        separator = b","
         if binary.get(name, all_binary):
             content = binary_output(answers, name)
-            output["parameters"] = {"binary_data_size": len(content)}
+            parts.append(b',"parameters":{"binary_data_size":%d}}' % len(content))
             tail.append(content)
         else:
-            output["data"] = plain_output(answers, name)
-        outputs.append(output)
-    document: dict[str, object] = {"model_name": model, "model_version": version}
-    if body.id is not None:
-        document["id"] = body.id
-    document["outputs"] = outputs
-    head = json.dumps(document, allow_nan=False).encode()
+            parts += [b',"data":[', _plain_output(answers, name), b"]}"]
+    parts.append(b"]}")
+    head = b"".join(parts)
     if not tail:
         return HttpResponse(200, head, JSON)
     length = (_LENGTH_HEADER, str(len(head)).encode())
     return HttpResponse(200, b"".join([head, *tail]), _OCTETS, headers=(length,))
 
 
-def plain_output(answers: TensorAnswers, name: str) -> list[float] | list[str]:
-    """Return one output as plain values; a score has the digits that a float32 has."""
-    if name == "score":
-        return [float(f"{score:.9g}") for score in answers.scores.tolist()]
-    names = _NAMES[name]
-    return [names[code] for code in _codes(answers, name).tolist()]
-
-
 def binary_output(answers: TensorAnswers, name: str) -> bytes:
     """Return one output as raw bytes: little-endian, texts behind their length."""
     if name == "score":
-        return answers.scores.astype("<f4").tobytes()
+        return np.array(answers.scores, dtype="<f4").tobytes()
     names = _BYTES_NAMES[name]
-    return b"".join([names[code] for code in _codes(answers, name).tolist()])
+    return b"".join([names[code] for code in _codes(answers, name)])
 
 
-def _codes(answers: TensorAnswers, name: str) -> npt.NDArray[np.uint8]:
-    return {
-        "outcome": answers.outcomes,
-        "served_by": answers.served_by,
-        "reason": answers.reasons,
-    }[name]
+def _plain_output(answers: TensorAnswers, name: str) -> bytes:
+    """Write one output as JSON values; nine digits are those of a float32."""
+    if name == "score":
+        return b",".join([b"%.9g" % score for score in answers.scores])
+    names = _JSON_NAMES[name]
+    return b",".join([names[code] for code in _codes(answers, name)])
+
+
+def _codes(answers: TensorAnswers, name: str) -> list[int]:
+    if name == "outcome":
+        return answers.outcomes
+    return answers.served_by if name == "served_by" else answers.reasons
 
 
 def _invalid(expected: str, got: str) -> SentinelError:

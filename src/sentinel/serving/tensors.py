@@ -23,6 +23,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 INPUT = "features"
 FP32 = "FP32"
 _FLOAT32_BYTES = 4
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Parameter = bool | int | float | str
 
@@ -198,13 +199,21 @@ def _from_json(data: msgspec.Raw, n_rows: int, n_features: int) -> npt.NDArray[n
     is_nested = content[1:].lstrip()[:1] == b"["
     try:
         if not is_nested:
-            return from_numbers(_decode_flat(content), n_rows, n_features)
+            numbers = _decode_flat(content)
+            if _all_fit(numbers) and len(numbers) == n_rows * n_features:
+                return np.array(numbers, dtype=np.float32).reshape(n_rows, n_features)
+            return from_numbers(numbers, n_rows, n_features)
         rows = _decode_nested(content)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise _invalid("data", "numbers, flat or row by row", error) from error
     if len(rows) != n_rows or any(len(row) != n_features for row in rows):
         raise _invalid("data", f"{n_rows} rows of {n_features} numbers", f"{len(rows)} rows")
     return from_numbers([number for row in rows for number in row], n_rows, n_features)
+
+
+def _all_fit(numbers: list[float]) -> bool:
+    """Whether all are float32 numbers; JSON has no NaN, so the two ends speak for the rest."""
+    return bool(numbers) and min(numbers) >= -_FLOAT32_MAX and max(numbers) <= _FLOAT32_MAX
 
 
 def _finite(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.core.errors import SentinelError
-from sentinel.scoring import Outcome, Reason, ServedBy
+from sentinel.scoring import Outcome, Reason, code_names
+
+_HELD = int(Outcome.HELD)
+_REASONS = code_names(Reason)
 
 
 class Kind(enum.Enum):
@@ -36,35 +39,29 @@ class EventAnswers:
 
 @dataclass(frozen=True, slots=True)
 class TensorAnswers:
-    """Answers to rows of features, in their order.
+    """Answers to rows of features, in their order; plain lists, made once for a whole batch.
 
     Attributes
     ----------
-    scores : ndarray of float32, shape (n,)
-        0.0 where the outcome is ``HELD``: a door must not show it.
-    outcomes, served_by, reasons : ndarray of uint8, shape (n,)
+    scores : list of float
+        float32 numbers; 0.0 where the outcome is ``HELD``: a door must not show it.
+    outcomes, served_by, reasons : list of int
         Values of :class:`Outcome`, :class:`ServedBy`, :class:`Reason`.
     """
 
-    scores: npt.NDArray[np.float32]
-    outcomes: npt.NDArray[np.uint8]
-    served_by: npt.NDArray[np.uint8]
-    reasons: npt.NDArray[np.uint8]
+    scores: list[float]
+    outcomes: list[int]
+    served_by: list[int]
+    reasons: list[int]
 
     @property
     def is_held(self) -> bool:
         """Whether any row was answered by nobody."""
-        return bool((self.outcomes == Outcome.HELD).any())
+        return _HELD in self.outcomes
 
     def held_reason(self) -> str:
         """Say why the first held row is held."""
-        row = int(np.argmax(self.outcomes == Outcome.HELD))
-        return Reason(self.reasons[row]).name.lower().replace("_", "-")
-
-    @property
-    def n_fallback(self) -> int:
-        """How many rows the fallback answered."""
-        return int(np.count_nonzero(self.served_by == ServedBy.FALLBACK))
+        return _REASONS[self.reasons[self.outcomes.index(_HELD)]]
 
 
 Answers = EventAnswers | TensorAnswers
@@ -114,13 +111,14 @@ class Work:
         if self.kind is not Kind.TENSOR:
             events = [part for part in self.parts if isinstance(part, EventAnswers)]
             return EventAnswers([line for part in events for line in part.lines])
-        tensors = [part for part in self.parts if isinstance(part, TensorAnswers)]
-        return TensorAnswers(
-            np.concatenate([part.scores for part in tensors]),
-            np.concatenate([part.outcomes for part in tensors]),
-            np.concatenate([part.served_by for part in tensors]),
-            np.concatenate([part.reasons for part in tensors]),
-        )
+        whole = TensorAnswers([], [], [], [])
+        for part in self.parts:
+            if isinstance(part, TensorAnswers):
+                whole.scores.extend(part.scores)
+                whole.outcomes.extend(part.outcomes)
+                whole.served_by.extend(part.served_by)
+                whole.reasons.extend(part.reasons)
+        return whole
 
 
 @dataclass(frozen=True, slots=True)
