@@ -165,7 +165,13 @@ class RedisStore(RedisReplica):
         self._number = 0
         self._backlog: deque[tuple[bool, EventBatch]] = deque()
         self._n_backlog = 0
-        self._open()
+        is_open = False
+        try:
+            self._open()
+            is_open = True
+        finally:
+            if not is_open:
+                self.link.close()
 
     # --- what an engine does -----------------------------------------------------------------
 
