@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
             "sentinel replay my-release --unapproved --events e.ndjson --from 2025-02-17",
             "sentinel replay my-release --unapproved --events e.ndjson --decisions out.ndjson "
             "--resume",
+            "sentinel replay my-release --unapproved --events e.ndjson --state state --resume",
         ),
     )(replay)
 
@@ -69,8 +70,13 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     ] = "0",
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue an interrupted run; needs --decisions."),
+        typer.Option("--resume", help="Continue an interrupted run; needs --decisions or --state."),
     ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="Folder of durable feature state: go on where it is."),
+    ] = None,
+    durability: options.DurabilityClass = "process",
     batch_events: Annotated[
         int | None, typer.Option("--batch-events", help="Events that are scored together.")
     ] = None,
@@ -86,6 +92,13 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     is accounted for: decided, held, quarantined or deduplicated.
     """
     settings = config.load({"batch_events": batch_events}, file=config_file).value
+    if resume and decisions is None and state is None:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--resume",
+            expected="--decisions, the file that was being written, or --state",
+            got="neither",
+        )
     job = _job(events, feedback, decisions, first, settings.batch_events, resume)
     plan = SessionPlan(
         folder=folder,
@@ -93,6 +106,8 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
         allow_unapproved=unapproved,
         quarantine=quarantine or Path(settings.quarantine_folder),
         log=log,
+        state=state,
+        durability=durability,
     )
     output = Output(as_json=as_json)
     with open_session(plan, settings) as session:
@@ -103,7 +118,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     for note in report.notes:
         output.note(f"{events.name}: {note}")
     if report.is_interrupted:
-        how = "the same command with --resume continues" if decisions else "run it again"
+        how = "the same command with --resume continues" if decisions or state else "run it again"
         output.note(f"Interrupted before line {report.next_position:,}; {how}.")
         return ExitCode.INTERRUPTED
     return ExitCode.OK if is_healthy and not report.counts.held else ExitCode.DEGRADED
@@ -223,13 +238,6 @@ def _job(
 ) -> FileJob:
     from sentinel.streaming import FileJob
 
-    if resume and decisions is None:
-        raise SentinelError(
-            ErrorCode.USAGE_INVALID,
-            at="--resume",
-            expected="--decisions, the file that was being written",
-            got="none",
-        )
     position, from_ms = first_decided(first)
     return FileJob(
         events=events,

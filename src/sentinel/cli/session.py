@@ -13,6 +13,7 @@ from sentinel.cli.release import load_trust, now_ms
 if TYPE_CHECKING:
     from sentinel.contract import Quarantine
     from sentinel.core.configuration import Configuration
+    from sentinel.features.stores.embedded import EmbeddedStore
     from sentinel.monitoring import DecisionLog, Metrics
     from sentinel.release import LoadedRelease
     from sentinel.scoring import Scorer
@@ -32,6 +33,10 @@ class SessionPlan:
     quarantine : Path
     log : Path or None
         Folder of the decision log; None: no log.
+    state : Path or None
+        Folder of durable feature state; None: state in memory, fresh.
+    durability : str
+        ``process`` or ``power``.
     """
 
     folder: Path
@@ -39,6 +44,8 @@ class SessionPlan:
     allow_unapproved: bool
     quarantine: Path
     log: Path | None = None
+    state: Path | None = None
+    durability: str = "process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +99,8 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
         decisions = DecisionValve() if plan.log is not None else None
         valves = Valves(refusals=RefusalValve(quarantine), log=decisions)
         sinks = Sinks(refusals=valves.refusals or quarantine, decisions=decisions, metrics=metrics)
-        scorer = loaded.open_scorer(sinks, clock=ReplayClock())
+        engine = None if plan.state is None else _open_store(stack, plan.state, plan, loaded)
+        scorer = loaded.open_scorer(sinks, clock=ReplayClock(), engine=engine)
         stack.callback(scorer.close)
         if loaded.parts.reference is not None:
             settings = DriftSettings.from_configuration(configuration)
@@ -109,6 +117,21 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
             log=log,
             valves=valves,
         )
+
+
+def _open_store(
+    stack: ExitStack, folder: Path, plan: SessionPlan, loaded: LoadedRelease
+) -> EmbeddedStore:
+    """Open durable state; a snapshot is taken at the end only when all went well."""
+    from sentinel.features.stores.embedded import Durability, EmbeddedStore
+
+    store = EmbeddedStore(loaded.parts.plan, folder, durability=Durability(plan.durability))
+
+    def close(kind: object, error: object, trace: object) -> None:
+        store.close(with_snapshot=kind is None)
+
+    stack.push(close)
+    return store
 
 
 def _open_log(

@@ -8,6 +8,10 @@ For each batch of the file
    decided;
 4. decisions are appended to the file of decisions, which says how far it is good.
 
+With a durable store as the scorer's engine a run goes on where the store is, instead of from the
+start of the file: at the checkpoint of the decisions, for the store takes a snapshot only behind
+one, and answers from its log what it holds beyond it.
+
 At the end the counts must balance: read = decided + held + quarantined + deduplicated, and the file
 of decisions must have a line for each that was decided or held. Otherwise the worker refuses to
 end well.
@@ -31,6 +35,7 @@ from sentinel.core.hashing import sha256_of
 from sentinel.data import EventFile
 from sentinel.features.engine import known_at
 from sentinel.features.replay import FeedbackOrder
+from sentinel.features.stores.embedded import EmbeddedStore
 from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.scoring import Counts, DecisionBatch, Outcome, Reason, Scorer, ServedBy, code_names
 from sentinel.streaming.decision_file import Checkpoint, DecisionFile
@@ -218,6 +223,9 @@ class FileWorker:
         self._watchers = watchers if watchers is not None else Watchers()
         self._stop = stop if stop is not None else threading.Event()
         self._clock = clock if clock is not None else SystemClock()
+        engine = scorer.engine
+        self._store = engine if isinstance(engine, EmbeddedStore) else None
+        self._first = 0
         self._tally = _Tally()
         self._has_begun = job.first_decided == 0 and job.first_decided_ms is None
         self._resumed_at = 0
@@ -228,14 +236,16 @@ class FileWorker:
         Raises
         ------
         SentinelError
-            ``source-empty``; ``checkpoint-mismatch``; ``conservation-broken``; all that reading,
+            ``source-empty``; ``state-not-fresh``;
+            ``checkpoint-mismatch``; ``conservation-broken``; all that reading,
             scoring and writing raise. The file of decisions stays unfinished, good until its
             last checkpoint.
         """
         job = self._job
         source = EventFile(job.events)
         _refuse_empty(job.events)
-        file = self._open_decisions()
+        self._check_fresh(source.source)
+        file = self._open_decisions(source.source)
         try:
             self._carry(source, file)
             is_interrupted = self._stop.is_set() and not source.progress.is_complete
@@ -252,17 +262,53 @@ class FileWorker:
 
     # --- private -----------------------------------------------------------------------------
 
-    def _open_decisions(self) -> DecisionFile | None:
+    def _check_fresh(self, source: str) -> None:
+        """Refuse a state that holds some of the file already, unless it is to be continued."""
+        if self._store is None or self._job.resume:
+            return
+        held = self._store.position(source)
+        if held:
+            raise SentinelError(
+                ErrorCode.STATE_NOT_FRESH,
+                at=source,
+                expected="a state that holds nothing of it yet",
+                got=f"one that holds everything before line {held}",
+                hint="Give --resume to go on there, or name another --state folder.",
+            )
+
+    def _open_decisions(self, source: str) -> DecisionFile | None:
         job = self._job
         if job.decisions is None:
+            if self._store is not None:
+                self._first = self._store.position(source)
             return None
         file = DecisionFile(job.decisions, run=job.digest(self._scorer.parts.release_digest))
         checkpoint = file.resume() if job.resume else None
         if checkpoint is None:
             file.start()
-        else:
+        if self._store is not None:
+            self._go_on(self._store, source, checkpoint)
+        elif checkpoint is not None:
             self._skip_to(checkpoint)
         return file
+
+    def _go_on(self, store: EmbeddedStore, source: str, checkpoint: Checkpoint | None) -> None:
+        """Begin where both the state and the file of decisions can go on."""
+        written = 0 if checkpoint is None else checkpoint.next_position
+        answerable = store.snapshot_position(source)
+        if written < answerable:
+            raise SentinelError(
+                ErrorCode.CHECKPOINT_MISMATCH,
+                at=str(self._job.decisions),
+                expected=f"decisions until line {answerable}, where the state's snapshot is",
+                got=f"a file that is good until line {written}",
+                hint="The file is of another run or was removed: name another --state folder.",
+            )
+        self._first = min(written, store.position(source))
+        self._resumed_at = written
+        if checkpoint is not None:
+            self._has_begun = True
+            self._valves.skip_since(checkpoint.counts)
 
     def _skip_to(self, checkpoint: Checkpoint) -> None:
         """Keep nothing that the earlier run has kept."""
@@ -272,7 +318,7 @@ class FileWorker:
     def _carry(self, source: EventFile, file: DecisionFile | None) -> None:
         feedback = self._feedback_order()
         began_s = self._clock.monotonic_s()
-        for raw in source.batches(self._job.n_events_batch):
+        for raw in source.batches(self._job.n_events_batch, first_position=self._first):
             for part in self._parts(raw):
                 is_history = not self._has_begun
                 self._take(part, feedback, file)
@@ -327,6 +373,8 @@ class FileWorker:
         is_due = self._tally.n_since_checkpoint >= limits.CHECKPOINT_EVENTS
         if file is not None and is_due and self._tally.next_position > self._resumed_at:
             self._save(file)
+        elif file is None and self._store is not None:
+            self._store.maintain()
 
     def _keep(
         self, decisions: DecisionBatch, file: DecisionFile | None, *, first_position: int
@@ -360,12 +408,16 @@ class FileWorker:
             counts={"read": counts.read, **self._valves.marks()},
         )
         self._tally.n_since_checkpoint = 0
+        if self._store is not None:
+            self._store.maintain()
 
     def _feedback_order(self) -> _Feedback:
         path = self._job.feedback
         if path is None:
             return _Feedback(self._scorer, None)
-        return _Feedback(self._scorer, EventFile(path))
+        source = EventFile(path)
+        first = 0 if self._store is None else self._store.position(source.source)
+        return _Feedback(self._scorer, source, first_position=first)
 
     def _check_conservation(self, *, has_file: bool) -> None:
         counts = self._scorer.counts()
@@ -413,8 +465,11 @@ class FileWorker:
 class _Feedback:
     """Learns feedback in time for the events that may know it."""
 
-    def __init__(self, scorer: Scorer, source: EventFile | None) -> None:
+    def __init__(
+        self, scorer: Scorer, source: EventFile | None, *, first_position: int = 0
+    ) -> None:
         self._scorer = scorer
+        self._first_position = first_position
         self._time_name = scorer.parts.plan.features.events.event_time.name
         self._order = FeedbackOrder(self._learned(source), self._latest_ms)
         self._now_ms = _LONG_AGO_MS
@@ -429,7 +484,7 @@ class _Feedback:
     def _learned(self, source: EventFile | None) -> Iterator[Decoded]:
         """Learn batch after batch, each when it is asked for."""
         if source is not None:
-            for raw in source.batches():
+            for raw in source.batches(first_position=self._first_position):
                 yield self._scorer.learn(raw)
 
     def _latest_ms(self, decoded: Decoded) -> int:

@@ -73,6 +73,11 @@ class DecisionValve:
         return self.attached.flush()
 
     @property
+    def n_kept(self) -> int:
+        """Records that the log has got, of all runs."""
+        return _n_kept(self.attached)
+
+    @property
     def attached(self) -> DecisionLog:
         """The log."""
         if self._log is None:
@@ -105,6 +110,7 @@ class Valves:
             marks["refusals"] = self.refusals.n_passed
         if self.log is not None:
             marks["log_before"] = self.log.n_before
+            marks["log_kept"] = self.log.n_kept
         return marks
 
     def skip(self, marks: Mapping[str, int]) -> None:
@@ -113,6 +119,11 @@ class Valves:
             self.refusals.n_to_drop = marks.get("refusals", 0)
         if self.log is not None and "log_before" in marks:
             self.log.skip(n_before=marks["log_before"])
+
+    def skip_since(self, marks: Mapping[str, int]) -> None:
+        """Drop what an earlier run has kept after its checkpoint; for a run that begins there."""
+        if self.log is not None and "log_kept" in marks:
+            self.log.skip(n_before=marks["log_kept"])
 
     def flush(self) -> bool:
         """Make everything kept so far survive; False when that took too long."""

@@ -1,0 +1,341 @@
+"""Kafka in, decisions out, one worker process on one core; the cluster and the load on the other.
+
+The rivals read the same topic, keep the same kind of windows in dictionaries and run the same
+model: a loop that takes one message at a time, and a micro-batch; neither has a guard, durable
+state or a position of its own. The limit is a consumer that does nothing with what it reads.
+
+Every run is a process of its own, pinned to one core; its clock starts with its first event and
+stops when the broker has acknowledged its last decision.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from pathlib import Path
+
+import confluent_kafka as kafka
+import msgspec
+import numpy as np
+
+from sentinel.cli.release import now_ms
+from sentinel.data.simulator import Simulation
+from sentinel.release import LoadedRelease, Pipeline, build_release, load_release
+from sentinel.testing.mock_kafka import MockKafka
+from sentinel.training import ModelSettings, train
+
+ROOT = Path(__file__).parent.parent
+N_RUNS = 5
+N_EVENTS = 200_000
+N_PARTITIONS = 32
+N_BATCH = 2048
+FLOOR, GOAL = 50_000, 80_000
+SECONDS_MAX = 120
+KINDS = {
+    "bare": "bare consumer (limit)",
+    "loop": "by hand, one message at a time",
+    "micro": "by hand, micro-batch, no guard",
+    "worker": "sentinel stream",
+}
+
+
+def main() -> None:
+    """Build a release, then measure in turns."""
+    if len(sys.argv) > 1:
+        work(json.loads(sys.argv[1]))
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[0]})
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        lines = make_release(folder)
+        rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for run in range(N_RUNS):
+            for kind in KINDS:
+                rates[kind].append(measure(folder, lines, kind, run, core=cores[-1]))
+        report(len(lines), rates)
+
+
+def make_release(folder: Path) -> list[tuple[bytes, bytes, int]]:
+    """Train 200 trees of 31 leaves; return value, key and time of the events to carry."""
+    world = Simulation(
+        seed=7, n_cards=20_000, n_merchants=3_000, days=21, events_per_day=25_000, fraud_share=0.01
+    )
+    written = world.write(folder / "data")
+    pipeline = Pipeline.load(ROOT / "examples" / "card_fraud" / "pipeline.py")
+    settings = ModelSettings(n_rounds_max=200, n_leaves=31, stop_after_rounds=200)
+    candidate = train(pipeline, written.events, written.feedback, settings=settings)
+    build_release(candidate, folder / "release", created_at_ms=now_ms())
+    found = []
+    with written.events.open("rb") as file:
+        for line in list(file)[-N_EVENTS:]:
+            event = json.loads(line)
+            found.append((line.rstrip(), event["card_id"].encode(), event["occurred_at"]))
+    return found
+
+
+def measure(
+    folder: Path, lines: list[tuple[bytes, bytes, int]], kind: str, run: int, *, core: int
+) -> float:
+    """Fill a fresh cluster, let one process work on it, return events a second."""
+    topics = {"events": N_PARTITIONS, "decisions": N_PARTITIONS, "quarantine": 1}
+    with MockKafka(topics) as mock:
+        producer = kafka.Producer(
+            {
+                "bootstrap.servers": mock.bootstrap,
+                "linger.ms": 50,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+        for value, key, at_ms in lines:
+            producer.produce("events", value, key=key, timestamp=at_ms)
+        if producer.flush(SECONDS_MAX):
+            raise RuntimeError("the mock cluster did not take the events")
+        order = {
+            "kind": kind,
+            "bootstrap": mock.bootstrap,
+            "release": str(folder / "release"),
+            "state": str(folder / f"state-{run}"),
+            "n_events": len(lines),
+            "core": core,
+        }
+        done = subprocess.run(
+            [sys.executable, __file__, json.dumps(order)],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        sys.stderr.write(done.stderr)
+        return len(lines) / json.loads(done.stdout.splitlines()[-1])["seconds"]
+
+
+def work(order: dict[str, object]) -> None:
+    """Be one of the four, in a process of its own, on one core."""
+    os.sched_setaffinity(0, {int(str(order["core"]))})
+    carriers = {"bare": bare, "loop": loop, "micro": micro, "worker": worker}
+    print(json.dumps({"seconds": carriers[str(order["kind"])](order)}))
+
+
+def consumer_of(order: dict[str, object]) -> kafka.Consumer:
+    """Read all partitions from their beginning, as one who runs alone does."""
+    client = kafka.Consumer(
+        {
+            "bootstrap.servers": order["bootstrap"],
+            "group.id": uuid.uuid4().hex,
+            "enable.auto.commit": False,
+        }
+    )
+    client.assign(
+        [kafka.TopicPartition("events", p, kafka.OFFSET_BEGINNING) for p in range(N_PARTITIONS)]
+    )
+    return client
+
+
+def producer_of(order: dict[str, object]) -> kafka.Producer:
+    """Send with the settings that Sentinel uses."""
+    return kafka.Producer(
+        {
+            "bootstrap.servers": order["bootstrap"],
+            "linger.ms": 5,
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 400_000,
+        }
+    )
+
+
+def bare(order: dict[str, object]) -> float:
+    """Read, and nothing else."""
+    client = consumer_of(order)
+    n_read, started = 0, 0.0
+    while n_read < int(str(order["n_events"])):
+        messages = client.consume(N_BATCH, 0.05)
+        started = started or (time.perf_counter() if messages else 0.0)
+        n_read += len(messages)
+    return time.perf_counter() - started
+
+
+class Payment(msgspec.Struct):
+    """What the hand-written loops decode to."""
+
+    transaction_id: str
+    occurred_at: int
+    card_id: str
+    merchant_id: str
+    device_id: str | None
+    amount: float
+    currency: str
+    merchant_category: str
+    channel: str
+    latitude: float
+    longitude: float
+    is_vpn_proxy: bool
+
+
+class Windows:
+    """Counts and means of 1 h and 24 h of three entities, in dictionaries."""
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[int, str | None], deque[tuple[int, float]]] = {}
+
+    def vector(self, event: Payment) -> list[float]:
+        """Read the features of an event, then apply it."""
+        vector = [event.amount, float(event.is_vpn_proxy)]
+        keys = (event.card_id, event.merchant_id, event.device_id)
+        for kind, key in enumerate(keys):
+            window = self._windows.setdefault((kind, key), deque())
+            while window and window[0][0] <= event.occurred_at - 86_400_000:
+                window.popleft()
+            hour = [a for t, a in window if t > event.occurred_at - 3_600_000]
+            total = sum(a for _, a in window)
+            vector += [len(hour), sum(hour), len(window), total / max(len(window), 1)]
+            window.append((event.occurred_at, event.amount))
+        return vector
+
+
+class Model:
+    """The champion as anybody would run it."""
+
+    def __init__(self, order: dict[str, object]) -> None:
+        import onnxruntime
+
+        release = loaded(order)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            release.parts.champion, options, providers=["CPUExecutionProvider"]
+        )
+        self._name = self._session.get_inputs()[0].name
+        self._n_features = len(release.parts.plan.names)
+
+    def score(self, vectors: list[list[float]]) -> list[float]:
+        """Score rows; what is missing is zero."""
+        values = np.zeros((len(vectors), self._n_features), dtype=np.float32)
+        values[:, : len(vectors[0])] = vectors
+        outputs = self._session.run(None, {self._name: values})
+        scores: list[float] = np.asarray(outputs[-1]).reshape(len(vectors), -1)[:, -1].tolist()
+        return scores
+
+
+def loop(order: dict[str, object]) -> float:
+    """Do everything message by message."""
+    model, windows = Model(order), Windows()
+    decode = msgspec.json.Decoder(Payment).decode
+    encode = msgspec.json.Encoder().encode
+    client, producer = consumer_of(order), producer_of(order)
+    n_read, started = 0, 0.0
+    while n_read < int(str(order["n_events"])):
+        message = client.poll(0.05)
+        if message is None:
+            continue
+        started = started or time.perf_counter()
+        event = decode(message.value())
+        score = model.score([windows.vector(event)])[0]
+        producer.produce(
+            "decisions",
+            encode({"event_id": event.transaction_id, "score": score}),
+            key=event.transaction_id,
+        )
+        producer.poll(0)
+        n_read += 1
+    producer.flush(SECONDS_MAX)
+    return time.perf_counter() - started
+
+
+def micro(order: dict[str, object]) -> float:
+    """Do everything in micro-batches."""
+    model, windows = Model(order), Windows()
+    decode = msgspec.json.Decoder(Payment).decode
+    encode = msgspec.json.Encoder().encode
+    client, producer = consumer_of(order), producer_of(order)
+    n_read, started = 0, 0.0
+    while n_read < int(str(order["n_events"])):
+        messages = client.consume(N_BATCH, 0.05)
+        if not messages:
+            continue
+        started = started or time.perf_counter()
+        events = [decode(message.value()) for message in messages]
+        scores = model.score([windows.vector(event) for event in events])
+        for event, score in zip(events, scores, strict=True):
+            producer.produce(
+                "decisions",
+                encode({"event_id": event.transaction_id, "score": score}),
+                key=event.transaction_id,
+            )
+        producer.poll(0)
+        n_read += len(messages)
+    producer.flush(SECONDS_MAX)
+    return time.perf_counter() - started
+
+
+def worker(order: dict[str, object]) -> float:
+    """Be `sentinel stream`: contract, durable state, all guards, outputs marked."""
+    from sentinel.monitoring import Metrics
+    from sentinel.streaming.kafka_settings import KafkaSettings
+    from sentinel.streaming.kafka_worker import open_worker
+    from sentinel.streaming.stream_job import Step, StreamJob
+
+    stop = threading.Event()
+    n_events = int(str(order["n_events"]))
+    times: list[float] = []
+
+    def on_step(step: Step) -> None:
+        if step is Step.READ and not times:
+            times.append(time.perf_counter())
+        if step is Step.COMMITTED and scorer.counts().read >= n_events:
+            times.append(time.perf_counter())
+            stop.set()
+
+    job = StreamJob(
+        events="events",
+        decisions="decisions",
+        quarantine="quarantine",
+        state=Path(str(order["state"])),
+        n_events_batch=N_BATCH,
+    )
+    settings = KafkaSettings(bootstrap=str(order["bootstrap"]), group=uuid.uuid4().hex)
+    metrics = Metrics()
+    carrier, scorer = open_worker(loaded(order), settings, job, metrics=metrics, on_step=on_step)
+    report = carrier.run(stop)
+    if report.counts.decided + report.counts.held != n_events:
+        raise RuntimeError(f"not everything was decided: {report.counts}")
+    stages = {
+        stage.stage: round(stage.total_s / n_events * 1e6, 2) for stage in scorer.timer.report()
+    }
+    print(f"us/event: {stages}", file=sys.stderr)
+    return times[1] - times[0]
+
+
+def loaded(order: dict[str, object]) -> LoadedRelease:
+    """Load the release."""
+    return load_release(Path(str(order["release"])), None, now_ms=now_ms(), allow_unapproved=True)
+
+
+def report(n_events: int, rates: dict[str, list[float]]) -> None:
+    """Print the table."""
+    medians = {kind: statistics.median(found) for kind, found in rates.items()}
+    ours = medians["worker"]
+    print(f"{n_events:,} events, {N_PARTITIONS} partitions, median of {N_RUNS} runs in turns")
+    print(f"{'':34} {'events/s':>10} {'us/event':>9} {'ours is':>8}  least to most")
+    for kind, rate in medians.items():
+        spread = f"{min(rates[kind]):,.0f} to {max(rates[kind]):,.0f}"
+        print(f"{KINDS[kind]:34} {rate:10,.0f} {1e6 / rate:9.2f} {ours / rate:7.2f}x  {spread}")
+    verdict = "goal met" if ours >= GOAL else "floor met" if ours >= FLOOR else "BELOW THE FLOOR"
+    print(f"floor {FLOOR:,}, goal {GOAL:,}: {verdict}")
+
+
+if __name__ == "__main__":
+    main()

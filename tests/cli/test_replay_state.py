@@ -1,0 +1,139 @@
+"""`sentinel replay --state`: real processes killed at any time, and the same bytes in the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sentinel.cli.exits import ExitCode
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+N_TURNS = 90
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Make a release, many events for it, and their feedback."""
+    import importlib.util
+
+    path = Path(__file__).parent.parent / "release" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("release_kit_for_state", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("state")
+    release, events, feedback = folder / "release", folder / "e.ndjson", folder / "f.ndjson"
+    module.build_release(
+        module.good_candidate(), release, created_at_ms=module.NOW_MS, builder=module.BUILDER
+    )
+    lines = [json.loads(line) for line in module.raw_events()]
+    span_ms = lines[-1]["paid_at"] - lines[0]["paid_at"] + 1000
+    with events.open("w") as out, feedback.open("w") as known:
+        for turn in range(N_TURNS):
+            for line in lines:
+                name = f"q{turn}-{line['payment_id']}"
+                at = line["paid_at"] + turn * span_ms
+                out.write(json.dumps({**line, "payment_id": name, "paid_at": at}) + "\n")
+                verdict = {
+                    "verdict_id": name,
+                    "known_at": at + 3_600_000,
+                    "payment_id": name,
+                    "is_fraud": turn % 7 == 0,
+                }
+                known.write(json.dumps(verdict) + "\n")
+    return release, events, feedback
+
+
+def arguments_of(world: tuple[Path, Path, Path]) -> tuple[str, ...]:
+    release, events, feedback = map(str, world)
+    return (
+        *("replay", release, "--unapproved", "--events", events, "--feedback", feedback),
+        *("--batch-events", "256", "--json"),
+    )
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_replay_killed_again_and_again_writes_the_same_bytes(
+    run: Run, world: tuple[Path, Path, Path], tmp_path: Path, durability: str
+) -> None:
+    """SIGKILL at random times, then --resume: as if nobody had killed it."""
+    arguments = arguments_of(world)
+    whole = run(*arguments, "--decisions", "whole")
+    assert whole.returncode in {ExitCode.OK, ExitCode.DEGRADED}, whole.stderr
+    seed = 11 if durability == "process" else 12
+    chance = random.Random(seed)
+    stateful = (*arguments, "--state", "state", "--durability", durability, "--decisions", "out")
+    n_killed = 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sentinel.cli", *stateful, "--resume"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        partial = tmp_path / "out.partial"
+        before = partial.stat().st_size if partial.exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            size = partial.stat().st_size if partial.exists() else 0
+            if size > before:
+                break
+            time.sleep(0.005)
+        time.sleep(chance.random() * 0.5)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            n_killed += 1
+        process.communicate(timeout=60)
+        if (tmp_path / "out").exists():
+            break
+    assert n_killed, "the events are too few to be killed in between"
+    if not (tmp_path / "out").exists():
+        ended = run(*stateful, "--resume")
+        assert ended.returncode == whole.returncode, ended.stderr
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_the_next_day_goes_on_with_the_state_of_the_day_before(
+    run: Run, world: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Two files one after the other decide as one file does, and the second does not begin anew."""
+    release, events, _ = world
+    lines = events.read_bytes().splitlines(keepends=True)[:3000]
+    (tmp_path / "both.ndjson").write_bytes(b"".join(lines))
+    (tmp_path / "one.ndjson").write_bytes(b"".join(lines[:1700]))
+    (tmp_path / "two.ndjson").write_bytes(b"".join(lines[1700:]))
+    base = ("replay", str(release), "--unapproved")
+    run(*base, "--events", "both.ndjson", "--decisions", "both")
+    for name in ("one", "two"):
+        ended = run(*base, "--events", f"{name}.ndjson", "--state", "state", "--decisions", name)
+        assert ended.returncode in {ExitCode.OK, ExitCode.DEGRADED}, ended.stderr
+    parts = (tmp_path / "one").read_bytes() + (tmp_path / "two").read_bytes()
+    assert parts == (tmp_path / "both").read_bytes()
+
+
+def test_a_state_that_holds_the_file_already_is_not_begun_anew(
+    run: Run, world: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    release, events, _ = world
+    few = tmp_path / "few.ndjson"
+    few.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:500]))
+    base = ("replay", str(release), "--unapproved", "--events", str(few), "--state", "state")
+    assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
+    again = run(*base)
+    assert again.returncode != ExitCode.OK
+    assert "state-not-fresh: few.ndjson: expected" in again.stderr
+    assert "before line 500" in again.stderr
+    ended = run(*base, "--resume", "--json")
+    assert json.loads(ended.stdout)["read"] == 0

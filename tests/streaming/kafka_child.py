@@ -1,0 +1,69 @@
+"""A worker in a process of its own that dies where it is told to: a test's child."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from sentinel.features.stores.embedded import Durability
+from sentinel.monitoring import Metrics
+from sentinel.release import verify_release
+from sentinel.streaming.kafka_settings import KafkaSettings
+from sentinel.streaming.kafka_worker import open_worker
+from sentinel.streaming.stream_job import Step, StreamJob
+
+
+def main() -> None:
+    """Work until SIGTERM, or until the n-th of a step; print what it came to."""
+    order = json.loads(sys.argv[1])
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    loaded = verify_release(Path(order["release"]), None, now_ms=0)
+    settings = KafkaSettings(
+        bootstrap=order["bootstrap"], group=order["group"], client=order.get("client", {})
+    )
+    job = StreamJob(
+        **{
+            **order["job"],
+            "state": Path(order["job"]["state"]),
+            "durability": Durability(order["job"].get("durability", "process")),
+        }
+    )
+    n_left = {order.get("step"): order.get("at", 1)}
+    deadly = order.get("deadly")
+
+    def on_step(step: Step) -> None:
+        if str(step) in n_left:
+            n_left[str(step)] -= 1
+            if n_left[str(step)] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    worker, scorer = open_worker(
+        loaded, settings, job, metrics=Metrics(with_process=False), on_step=on_step
+    )
+    if deadly is not None:
+        decode = scorer.decode
+
+        def die_of(raw):
+            if deadly.encode() in raw.content.tobytes() and raw.ends[-1] > raw.starts[-1]:
+                for row in range(raw.n_events):
+                    if deadly.encode() in raw.event_bytes(row):
+                        os.kill(os.getpid(), signal.SIGSEGV)
+            return decode(raw)
+
+        scorer.decode = die_of
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    report = worker.run(stop)
+    sys.stdout.write(json.dumps({"read": report.counts.read, "decided": report.counts.decided,
+        "held": report.counts.held, "quarantined": report.counts.quarantined,
+        "deduplicated": report.counts.deduplicated, "feedback": report.counts.feedback_learned,
+        "poison": report.n_poison, "gap": report.n_gap, "positions": report.positions}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A cluster (the mock's process, or a real one named by SENTINEL_KAFKA) and workers against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import confluent_kafka as kafka
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from sentinel.testing.mock_kafka import MockKafka
+
+CHILD = Path(__file__).parent / "kafka_child.py"
+WAIT_S = 90.0
+
+
+@dataclass
+class Cluster:
+    """Where the broker is."""
+
+    bootstrap: str
+    mock: MockKafka | None
+
+    def topic(self, name: str, n_partitions: int) -> str:
+        """Create a topic under a name of its own."""
+        whole = f"{name}-{uuid.uuid4().hex[:8]}"
+        if self.mock is not None:
+            self.mock.create_topic(whole, n_partitions)
+        else:
+            admin = AdminClient({"bootstrap.servers": self.bootstrap})
+            for created in admin.create_topics([NewTopic(whole, n_partitions, 1)]).values():
+                created.result(30)
+        return whole
+
+    def produce(self, topic: str, messages: Sequence[dict[str, object]]) -> None:
+        """Send messages and wait until the broker has them."""
+        producer = kafka.Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 5})
+        for message in messages:
+            producer.produce(topic, **message)
+        assert producer.flush(30) == 0
+
+    def read(self, topic: str) -> list[kafka.Message]:
+        """Read a whole topic, as it is now."""
+        client = kafka.Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": f"reader-{uuid.uuid4().hex}",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
+        )
+        partitions = list(client.list_topics(topic, timeout=20).topics[topic].partitions)
+        client.assign([kafka.TopicPartition(topic, p, kafka.OFFSET_BEGINNING) for p in partitions])
+        at_end: set[int] = set()
+        found = []
+        deadline = time.monotonic() + WAIT_S
+        while len(at_end) < len(partitions):
+            assert time.monotonic() < deadline
+            for message in client.consume(5000, 0.2):
+                if message.error() is None:
+                    found.append(message)
+                elif message.error().code() == kafka.KafkaError._PARTITION_EOF:
+                    at_end.add(message.partition())
+        client.close()
+        return found
+
+    def ids(self, topic: str) -> list[str]:
+        """Read the event ids of all decisions."""
+        return [json.loads(message.value())["event_id"] for message in self.read(topic)]
+
+
+@dataclass
+class Stream:
+    """Topics and a state folder of one test."""
+
+    cluster: Cluster
+    release: Path
+    folder: Path
+    n_partitions: int = 4
+    with_feedback: bool = False
+    job: dict[str, object] = field(default_factory=dict)
+    children: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.events = self.cluster.topic("events", self.n_partitions)
+        self.decisions = self.cluster.topic("decisions", self.n_partitions)
+        self.quarantine = self.cluster.topic("quarantine", 1)
+        self.job = {
+            "events": self.events,
+            "decisions": self.decisions,
+            "quarantine": self.quarantine,
+            "state": str(self.folder / "state"),
+            "n_events_batch": 100,
+            **self.job,
+        }
+        if self.with_feedback:
+            self.feedback = self.cluster.topic("feedback", self.n_partitions)
+            self.job["feedback"] = self.feedback
+
+    def start(self, **more: object) -> subprocess.Popen[str]:
+        """Start a worker, in a group of its own unless one is named."""
+        order = {
+            "release": str(self.release),
+            "bootstrap": self.cluster.bootstrap,
+            "group": f"group-{uuid.uuid4().hex}",
+            **more,
+            "job": {**self.job, **more.get("job", {})},
+        }
+        child = subprocess.Popen(
+            [sys.executable, str(CHILD), json.dumps(order)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.children.append(child)
+        return child
+
+    def send(self, lines: Sequence[bytes]) -> None:
+        """Produce events, keyed and partitioned by card, with their event time as timestamp."""
+        messages = []
+        for line in lines:
+            event = json.loads(line)
+            messages.append(
+                {
+                    "value": line,
+                    "key": event["card_id"],
+                    "partition": int(event["card_id"][1:]) % self.n_partitions,
+                    "timestamp": event["paid_at"],
+                }
+            )
+        self.cluster.produce(self.events, messages)
+
+    def wait_for(self, n_ids: int) -> list[str]:
+        """Wait until so many events are decided; return the id of every decision."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            ids = self.cluster.ids(self.decisions)
+            if len(set(ids)) >= n_ids:
+                return ids
+            for child in self.children:
+                assert child.poll() in {None, 0, -9, -11}, child.stderr.read()
+            assert time.monotonic() < deadline, f"{len(set(ids))} of {n_ids}"
+            time.sleep(0.3)
+
+    def end(self, child: subprocess.Popen[str]) -> dict[str, object]:
+        """Ask a worker to end and return what it says."""
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
+        return json.loads(out)
+
+    def close(self) -> None:
+        """Leave nobody behind."""
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate(timeout=30)
+
+
+def named_cluster() -> str | None:
+    """Return the real cluster that the tests are to use."""
+    return os.environ.get("SENTINEL_KAFKA")
