@@ -168,3 +168,15 @@ def test_a_split_of_the_users_own_is_kept(pipeline: Pipeline, logs: tuple[Path, 
     assert (later.from_ms, later.until_ms) == (split.cut_ms, split.until_ms)
     assert later.trained_until_ms == split.cut_ms - 7 * day
     assert np.isfinite(later.champion_scores).all()
+
+
+def test_record_of_the_training_rows_travels_with_the_candidate_and_the_release(
+    candidate: Candidate, tmp_path: Path
+) -> None:
+    record = candidate.record
+    assert record["feature_set_version"] == candidate.features.version
+    assert record["schema_hash"] == candidate.features.events.schema_hash
+    assert record["row_count"] == candidate.provenance.n_rows["train"]
+    assert record["validation_status"] == "passed"
+    built = build_release(candidate, tmp_path / "release", created_at_ms=0)
+    assert json.loads((built.folder / "feature_set.json").read_bytes()) == record

@@ -76,6 +76,7 @@ class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_travel: TimeTravel
     null_counts: dict[str, int]
     provenance: Provenance
+    record: dict[str, object]
 
 
 def write_candidate(candidate: Candidate, path: Path) -> None:
@@ -163,6 +164,7 @@ def _data_of(candidate: Candidate) -> bytes:
         time_travel=candidate.time_travel,
         null_counts=dict(candidate.null_counts),
         provenance=candidate.provenance,
+        record=dict(candidate.record),
     )
     return json.dumps(msgspec.to_builtins(data), allow_nan=False).encode()
 
@@ -248,4 +250,5 @@ def _candidate(data: _Data, arrays: Arrays) -> Candidate:
         time_travel=data.time_travel,
         null_counts=data.null_counts,
         provenance=data.provenance,
+        record=data.record,
     )

@@ -241,6 +241,8 @@ def _files(draft: Draft, gates: tuple[GateResult, ...]) -> dict[str, bytes]:
         "canary.json": canary.to_data(),
         "gates.json": _report(candidate, gates),
     }
+    if candidate.record:
+        data["feature_set.json"] = dict(candidate.record)
     files = {name: canonical_json(content) for name, content in data.items()}
     return {**files, "model.onnx": draft.model}
 

@@ -152,6 +152,9 @@ class Candidate:
         Values that were defaulted for want of anything to compute from, by feature name, over
         the ``train`` rows.
     provenance : Provenance
+    record : mapping of str to object
+        The metadata record of the training rows
+        (:class:`sentinel.features.record.FeatureSetRecord`) as plain data; empty without one.
     """
 
     pipeline: Pipeline
@@ -166,3 +169,4 @@ class Candidate:
     time_travel: TimeTravel
     null_counts: Mapping[str, int]
     provenance: Provenance
+    record: Mapping[str, object] = field(default_factory=dict)

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.core import limits
-from sentinel.features.matrix import DEFAULTED
+from sentinel.features.matrix import DEFAULTED, FeatureMatrix
+from sentinel.features.record import record_of
 from sentinel.release.candidate import LaterPart, ParitySample, ReferenceRows
 from sentinel.scoring.policy import Policy
 from sentinel.training.evaluation import EvaluationSettings, evaluate
@@ -100,6 +101,23 @@ def null_counts(history: History, fitted: Fitted) -> dict[str, int]:
     return {
         name: int(count) for name, count in zip(history.replayed.matrix.names, counts, strict=True)
     }
+
+
+def feature_set_record(history: History, fitted: Fitted) -> dict[str, object]:
+    """Describe the training rows of the feature set, as of the moment of the cut."""
+    matrix = history.replayed.matrix
+    rows = fitted.parts.train
+    trained = FeatureMatrix(
+        names=matrix.names,
+        values=matrix.values[rows],
+        status=matrix.status[rows],
+        is_late=matrix.is_late[rows],
+        is_duplicate=matrix.is_duplicate[rows],
+    )
+    record = record_of(
+        history.features, trained, source=history.events.name, at_ms=fitted.split.cut_ms
+    )
+    return record.to_data()
 
 
 def canary_positions(history: History, fitted: Fitted, n_events: int) -> Int64Array:

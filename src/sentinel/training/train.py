@@ -13,6 +13,7 @@ from sentinel.release.candidate import Candidate
 from sentinel.release.pipeline import Pipeline
 from sentinel.training.assembly import (
     canary_positions,
+    feature_set_record,
     later_part,
     null_counts,
     parity_sample,
@@ -88,6 +89,7 @@ def _candidate(
         canary_events=raw_events(history.events, canary_positions(history, fitted, n_canary)),
         time_travel=travel_in_time(history, on_progress=on_progress),
         null_counts=null_counts(history, fitted),
+        record=feature_set_record(history, fitted),
         provenance=read_provenance(
             events=history.events,
             feedback=history.feedback,
