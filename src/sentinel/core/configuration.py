@@ -78,7 +78,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = "quarantine"
     batch_events: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Events that are scored together.")
-    ] = 4096
+    ] = 1024
     drift_false_alarm_days: Annotated[
         float, Meta(gt=0, le=36_500, description="Days with at most one false drift alarm.")
     ] = limits.DRIFT_FALSE_ALARM_DAYS
