@@ -145,11 +145,8 @@ class RedisReplica(RowCache):
         ]  # fmt: skip
         self.link.call([("EVAL", CREATE, 1, head, *fields)])
 
-    def erase(self) -> None:
-        """Delete everything of this store in Redis, and begin an empty state of a new epoch.
-
-        Sources are then replayed from their beginning.
-        """
+    def _begin_anew(self) -> None:
+        """Delete the state, and begin an empty one of a new epoch."""
         # The head goes first: whoever else writes finds the state missing, not half of it.
         self.link.call([("UNLINK", self._keys.fixed[0])])
         found = list(self._scan(self._keys.prefix))

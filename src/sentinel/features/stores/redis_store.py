@@ -239,6 +239,16 @@ class RedisStore(RedisReplica):
         whole._pending.feed = self._pending.feed  # noqa: SLF001 -- the same
         return Engine.state_digest(whole)
 
+    def erase(self) -> None:
+        """Delete everything of this store in Redis, and begin an empty state of a new epoch.
+
+        Sources are then replayed from their beginning; what waited in the backlog is dropped.
+        """
+        self._backlog.clear()
+        self._n_backlog = 0
+        self._begin_anew()
+        self.fault = None
+
     def close(self) -> None:
         """Close the connection; the state is in Redis."""
         self.link.close()
