@@ -137,3 +137,29 @@ def test_a_state_that_holds_the_file_already_is_not_begun_anew(
     assert "before line 500" in again.stderr
     ended = run(*base, "--resume", "--json")
     assert json.loads(ended.stdout)["read"] == 0
+
+
+def test_state_can_be_looked_at_checked_and_compacted(
+    run: Run, world: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    release, events, _ = world
+    few = tmp_path / "few.ndjson"
+    few.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:500]))
+    base = ("replay", str(release), "--unapproved", "--events", str(few), "--state", "state")
+    assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
+    seen = json.loads(run("store", "inspect", "state", "--json").stdout)
+    assert seen["snapshots"][0]["n_events"] == 500
+    assert seen["snapshots"][0]["positions"] == {"few.ndjson/0": 500}
+    assert run("store", "verify", "state").returncode == ExitCode.OK
+    compacted = run("store", "compact", "state", "--release", str(release), "--unapproved")
+    assert compacted.returncode == ExitCode.OK, compacted.stderr
+    (snapshot,) = sorted((tmp_path / "state").glob("snapshot-*"))[-1:]
+    content = bytearray(snapshot.read_bytes())
+    content[-1] ^= 1
+    snapshot.write_bytes(bytes(content))
+    refused = run("store", "verify", "state")
+    assert refused.returncode == ExitCode.INPUT
+    assert snapshot.name in refused.stdout
+    nowhere = run("store", "inspect", "nowhere")
+    assert nowhere.returncode == ExitCode.FILE
+    assert "file-missing: nowhere: expected a folder of feature state" in nowhere.stderr

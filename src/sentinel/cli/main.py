@@ -21,6 +21,7 @@ from sentinel.cli import (
     serve,
     simulate,
     status,
+    store,
     stream,
     train,
 )
@@ -70,6 +71,7 @@ for command in (
     replay,
     serve,
     status,
+    store,
     stream,
     records,
     config,
