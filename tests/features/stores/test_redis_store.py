@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -111,6 +112,36 @@ def test_writers_that_share_entities_are_one_engine_in_the_order_of_their_commit
     again = opened(PLAN, shared)
     assert again.state_digest() == memory.state_digest()
     assert [again.position(f"payments-{k}") for k in range(3)] == [150] * 3
+
+
+def test_writers_at_the_same_time_are_one_engine_in_the_order_of_their_versions(
+    server: RedisServer,
+) -> None:
+    """Real threads: the order is told by the versions, and an engine in memory repeats it."""
+    shared = settings_for(server)
+    stores = [opened(PLAN, shared) for _ in range(3)]
+    taken: list[tuple[int, EventBatch, list[bytes]]] = []
+
+    def write(k: int) -> None:
+        log = payments(400, 50 + k, late_ms=HOUR_MS, duplicate_share=0.1)
+        log.values[0] += k * 10_000_000
+        for start in range(0, 400, 10):
+            batch = at(log, Payment, start, start + 10, f"payments-{k}")
+            answer = bits(stores[k].advance(batch))
+            taken.append((stores[k]._n_version, batch, answer))
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    memory = Engine(PLAN)
+    taken.sort(key=lambda item: item[0])
+    assert [version for version, _, _ in taken] == list(range(1, 121))
+    for _, batch, answer in taken:
+        assert bits(memory.advance(batch)) == answer
+    assert stores[0].state_digest() == memory.state_digest()
+    assert sum(store.store_counts.redone for store in stores) > 0
 
 
 def test_commit_of_an_older_version_writes_nothing(server: RedisServer) -> None:

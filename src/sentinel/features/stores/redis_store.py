@@ -163,6 +163,7 @@ class RedisStore(RedisReplica):
         self.fault: SentinelError | None = None
         self._clock = clock or SystemClock()
         self._number = 0
+        self._accepted: dict[Partition, int] = {}
         self._backlog: deque[tuple[bool, EventBatch]] = deque()
         self._n_backlog = 0
         is_open = False
@@ -211,7 +212,8 @@ class RedisStore(RedisReplica):
 
     def position(self, source: str, partition: int = 0) -> int:
         """Return the first position of a source that the state does not hold; 0 at first."""
-        return self._next.get((source, partition), 0)
+        where = (source, partition)
+        return max(self._next.get(where, 0), self._accepted.get(where, 0))
 
     def positions(self) -> Mapping[Partition, int]:
         """Return the next position of every source and partition."""
@@ -219,7 +221,7 @@ class RedisStore(RedisReplica):
 
     def accept_gap(self, source: str, partition: int, position: int) -> None:
         """Go on at a later position of a source; what was between is lost to the state."""
-        self._next[source, partition] = max(self.position(source, partition), position)
+        self._accepted[source, partition] = position
 
     @property
     def n_backlog(self) -> int:
@@ -246,6 +248,7 @@ class RedisStore(RedisReplica):
         """
         self._backlog.clear()
         self._n_backlog = 0
+        self._accepted.clear()
         self._begin_anew()
         self.fault = None
 
