@@ -65,6 +65,7 @@ class ErrorCode(enum.StrEnum):
     STORE_REFUSED = "store-refused"
     STORE_UNREACHABLE = "store-unreachable"
     STORE_CONTENDED = "store-contended"
+    ENTITY_KEYS_INVALID = "entity-keys-invalid"
     # hardware, environment
     # monitoring
     DECISION_LOG_BUSY = "decision-log-busy"

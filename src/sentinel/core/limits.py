@@ -149,6 +149,8 @@ STORE_WRITER_MS = 86_400_000
 STORE_ROWS_HELD_MAX = 1_000_000
 # Events that wait, unapplied, while Redis is away: seconds at full rate, tens of megabytes.
 STORE_BACKLOG_EVENTS_MAX = 100_000
+# Entities of one read: 8 MB of rows.
+STORE_KEYS_READ_MAX = 10_000
 # Least time that a row outlives its longest window: a source may fall behind by so much.
 STORE_GRACE_MS = 7 * 86_400_000
 # Snapshots kept: the newest, and one to fall back to when that is damaged.
@@ -287,7 +289,7 @@ CHECKPOINT_EVENTS = 65_536
 BATCH_DURATIONS_MAX = 65_536
 # Events of one consume call of a stream, all partitions together.
 STREAM_READ_EVENTS = 4_096
-# How long a read waits for the first event; the scorer's clockwork turns that often at least.
+# How long a read waits for a full batch: what a lone event waits.
 STREAM_READ_S_MAX = 0.02
 # Outputs are flushed, marked and offsets committed so often: what a kill repeats.
 STREAM_COMMIT_S = 0.25
@@ -299,8 +301,6 @@ STREAM_REQUEST_S_MAX = 15.0
 STREAM_FEEDBACK_WAIT_S = 10.0
 # Restarts at the same event after which it alone is quarantined as poison.
 POISON_RESTARTS_MAX = 3
-# How often a state folder that another process holds is tried again.
-STREAM_STATE_RETRY_S = 1.0
 # A secret in a file of its own: a password, a token.
 STREAM_SECRET_BYTES_MAX = 16 * 1024
 # Partitions of one topic: what the largest clusters use; each has a state folder at most.

@@ -310,6 +310,23 @@ def advance_rows(
     return DONE
 
 
+@native_lean
+def read_rows(
+    tables: Tables, state: State, events: Feed, out: Vectors, work: Work, entity: int
+) -> None:
+    """Read the features of one entity type for keys and times, applying nothing.
+
+    Each event has the key of that type only. A key without a row gets an empty one, as its first
+    event would; the caller has made room.
+    """
+    column = tables.entities[entity, E_KEY]
+    for i in range(len(events.times)):
+        for other in range(len(tables.entities)):
+            out.rows[i, other] = -1
+        out.rows[i, entity] = _row_of(tables, state, entity, events.values[column, i])
+        _read(tables, state, events, out, work, i)
+
+
 def new_registers(n_ids_full: int, n_arena_words: int) -> Int64Array:
     """Return the registers of an engine that has seen nothing."""
     registers = np.zeros(R_COUNT, dtype=np.int64)

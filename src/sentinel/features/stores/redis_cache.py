@@ -25,6 +25,7 @@ from sentinel.features.layout import (
     R_IDS,
     R_IDS_FULL,
     Feed,
+    Vectors,
 )
 from sentinel.features.stores.redis_rows import (
     copy_rows,
@@ -94,7 +95,7 @@ class RowCache(Engine):
             absent = keys
         if any(map(len, absent)):
             for entity, values in enumerate(fetch(absent)):
-                self._hold(entity, absent[entity], values)
+                self.hold(entity, absent[entity], values)
 
     def renew(self, keys: list[Int64Array], fetch: Fetch) -> None:
         """Bring in again the rows that are held and were changed elsewhere."""
@@ -177,6 +178,12 @@ class RowCache(Engine):
         self._pending.feed = before.feed
         return bool(is_whole)
 
+    def read(self, entity: int, events: Feed, out: Vectors) -> None:
+        """Read the features of one entity type for keys and times; nothing is applied."""
+        n = len(events.times)
+        self._room_for(int(self.n_words[entity]) * n, n)
+        kernel.read_rows(self.plan.tables, self._state, events, out, self._work, entity)
+
     def drop_rows(self) -> None:
         """Forget all rows."""
         state = self._state
@@ -194,7 +201,8 @@ class RowCache(Engine):
     def _absent(self, entity: int, keys: Int64Array) -> Int64Array:
         return keys[places_of(self._state.places, entity, keys) < 0]
 
-    def _hold(self, entity: int, keys: Int64Array, values: Values) -> None:
+    def hold(self, entity: int, keys: Int64Array, values: Values) -> None:
+        """Take in rows that are not held; None where there is none."""
         is_there = np.array([value is not None for value in values], dtype=np.bool_)
         rows = self._rows_from(entity, keys[is_there], values)
         self._room_for(rows.size, len(rows))

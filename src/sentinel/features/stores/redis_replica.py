@@ -323,7 +323,7 @@ class RedisReplica(RowCache):
 
     def _fetch(self, keys: list[Int64Array]) -> list[Values]:
         """Read rows, in one round trip."""
-        names = [self._row_keys(entity, wanted) for entity, wanted in enumerate(keys)]
+        names = [self._keys.row_keys(entity, wanted) for entity, wanted in enumerate(keys)]
         commands: list[list[Word]] = [["MGET", *wanted] for wanted in names if wanted]
         replies = iter(self.link.call(commands, n_rows=sum(map(len, names))))
         found: list[Values] = []
@@ -332,16 +332,6 @@ class RedisReplica(RowCache):
             values = reply if isinstance(reply, list) else []
             found.append([value if isinstance(value, bytes) else None for value in values])
         return found
-
-    def _row_keys(self, entity: int, keys: Int64Array) -> list[bytes]:
-        prefix = self._keys.rows
-        n_bytes = len(prefix) + 9
-        table = np.empty((len(keys), n_bytes), dtype=np.uint8)
-        table[:, : len(prefix)] = np.frombuffer(prefix, dtype=np.uint8)
-        table[:, len(prefix)] = entity
-        table[:, -8:] = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 8)
-        content = table.tobytes()
-        return [content[at : at + n_bytes] for at in range(0, len(content), n_bytes)]
 
     def _all_keys(self) -> list[Int64Array]:
         """List the keys of all rows in Redis, by entity type."""

@@ -21,6 +21,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from sentinel.core import limits
 from sentinel.features.stores.redis_link import Word
 
@@ -150,6 +153,17 @@ class Keys:
             "ids:0", "ids:1", "fids:0", "fids:1",
         )  # fmt: skip
         return tuple(self.prefix + name.encode() for name in names)
+
+    def row_keys(self, entity: int, keys: npt.NDArray[np.int64]) -> list[bytes]:
+        """Return the keys of rows: prefix, type as one byte, key as eight, little-endian."""
+        prefix = self.rows
+        n_bytes = len(prefix) + 9
+        table = np.empty((len(keys), n_bytes), dtype=np.uint8)
+        table[:, : len(prefix)] = np.frombuffer(prefix, dtype=np.uint8)
+        table[:, len(prefix)] = entity
+        table[:, -8:] = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 8)
+        content = table.tobytes()
+        return [content[at : at + n_bytes] for at in range(0, len(content), n_bytes)]
 
 
 # Places of keys in the scripts, from 1.

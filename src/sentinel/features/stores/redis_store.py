@@ -346,7 +346,7 @@ class RedisStore(RedisReplica):
         changed = self.changed(before)
         change.changed = encode_changes(change.version, [found for found, _ in changed])
         change.rows = [
-            (self._ttls_ms[entity], self._row_keys(entity, found), _split(rows))
+            (self._ttls_ms[entity], self._keys.row_keys(entity, found), _split(rows))
             for entity, (found, rows) in enumerate(changed)
             if len(found)
         ]
