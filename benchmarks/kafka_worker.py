@@ -1,11 +1,12 @@
 """Kafka in, decisions out, one worker process on one core; the cluster and the load on the other.
 
-The rivals read the same topic, keep the same kind of windows in dictionaries and run the same
-model: a loop that takes one message at a time, and a micro-batch; neither has a guard, durable
-state or a position of its own. The limit is a consumer that does nothing with what it reads.
+The rivals read the same topic, keep two windows of the card in dictionaries (Sentinel: 30 features
+of three entities) and run the same model: a loop that takes one message at a time, and a
+micro-batch; neither has a guard, durable state or a position of its own. The limit is a consumer that does nothing with what it reads.
 
 Every run is a process of its own, pinned to one core; its clock starts with its first event and
-stops when the broker has acknowledged its last decision.
+stops when the broker has acknowledged its last decision. Where others use the machine, the second
+column counts: events a second in which the process had the core.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         lines = make_release(folder)
-        rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for run in range(N_RUNS):
             for kind in KINDS:
                 rates[kind].append(measure(folder, lines, kind, run, core=cores[-1]))
@@ -84,8 +85,8 @@ def make_release(folder: Path) -> list[tuple[bytes, bytes, int]]:
 
 def measure(
     folder: Path, lines: list[tuple[bytes, bytes, int]], kind: str, run: int, *, core: int
-) -> float:
-    """Fill a fresh cluster, let one process work on it, return events a second."""
+) -> tuple[float, float]:
+    """Fill a fresh cluster, let one process work on it; events a second, by clock and busy."""
     topics = {"events": N_PARTITIONS, "decisions": N_PARTITIONS, "quarantine": 1}
     with MockKafka(topics) as mock:
         producer = kafka.Producer(
@@ -118,14 +119,29 @@ def measure(
         if done.returncode:
             raise RuntimeError(done.stderr)
         sys.stderr.write(done.stderr)
-        return len(lines) / json.loads(done.stdout.splitlines()[-1])["seconds"]
+        spent = json.loads(done.stdout.splitlines()[-1])
+        return len(lines) / spent["seconds"], len(lines) / spent["busy"]
 
 
 def work(order: dict[str, object]) -> None:
     """Be one of the four, in a process of its own, on one core."""
     os.sched_setaffinity(0, {int(str(order["core"]))})
     carriers = {"bare": bare, "loop": loop, "micro": micro, "worker": worker}
-    print(json.dumps({"seconds": carriers[str(order["kind"])](order)}))
+    seconds, busy = carriers[str(order["kind"])](order)
+    print(json.dumps({"seconds": seconds, "busy": busy}))
+
+
+def now() -> tuple[float, float]:
+    """Read the clock, and the processor time of all threads of this process."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(started: tuple[float, float] | None) -> tuple[float, float]:
+    """Tell how long it took by both."""
+    if started is None:
+        raise RuntimeError("nothing was read")
+    ended = now()
+    return ended[0] - started[0], ended[1] - started[1]
 
 
 def consumer_of(order: dict[str, object]) -> kafka.Consumer:
@@ -156,15 +172,15 @@ def producer_of(order: dict[str, object]) -> kafka.Producer:
     )
 
 
-def bare(order: dict[str, object]) -> float:
+def bare(order: dict[str, object]) -> tuple[float, float]:
     """Read, and nothing else."""
     client = consumer_of(order)
-    n_read, started = 0, 0.0
+    n_read, started = 0, None
     while n_read < int(str(order["n_events"])):
         messages = client.consume(N_BATCH, 0.05)
-        started = started or (time.perf_counter() if messages else 0.0)
+        started = started or (now() if messages else None)
         n_read += len(messages)
-    return time.perf_counter() - started
+    return since(started)
 
 
 class Payment(msgspec.Struct):
@@ -185,23 +201,26 @@ class Payment(msgspec.Struct):
 
 
 class Windows:
-    """Counts and means of 1 h and 24 h of three entities, in dictionaries."""
+    """Counts and sums of 1 h and 24 h of the card alone, kept up to date in dictionaries."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[int, str | None], deque[tuple[int, float]]] = {}
+        self._windows: dict[tuple[str, int], tuple[deque[tuple[int, float]], list[float]]] = {}
 
     def vector(self, event: Payment) -> list[float]:
         """Read the features of an event, then apply it."""
         vector = [event.amount, float(event.is_vpn_proxy)]
-        keys = (event.card_id, event.merchant_id, event.device_id)
-        for kind, key in enumerate(keys):
-            window = self._windows.setdefault((kind, key), deque())
-            while window and window[0][0] <= event.occurred_at - 86_400_000:
-                window.popleft()
-            hour = [a for t, a in window if t > event.occurred_at - 3_600_000]
-            total = sum(a for _, a in window)
-            vector += [len(hour), sum(hour), len(window), total / max(len(window), 1)]
-            window.append((event.occurred_at, event.amount))
+        for length_ms in (3_600_000, 86_400_000):
+            key = (event.card_id, length_ms)
+            window = self._windows.get(key)
+            if window is None:
+                window = self._windows[key] = (deque(), [0.0])
+            events, total = window
+            oldest = event.occurred_at - length_ms
+            while events and events[0][0] <= oldest:
+                total[0] -= events.popleft()[1]
+            vector += [len(events), total[0], total[0] / max(len(events), 1)]
+            events.append((event.occurred_at, event.amount))
+            total[0] += event.amount
         return vector
 
 
@@ -230,18 +249,18 @@ class Model:
         return scores
 
 
-def loop(order: dict[str, object]) -> float:
+def loop(order: dict[str, object]) -> tuple[float, float]:
     """Do everything message by message."""
     model, windows = Model(order), Windows()
     decode = msgspec.json.Decoder(Payment).decode
     encode = msgspec.json.Encoder().encode
     client, producer = consumer_of(order), producer_of(order)
-    n_read, started = 0, 0.0
+    n_read, started = 0, None
     while n_read < int(str(order["n_events"])):
         message = client.poll(0.05)
         if message is None:
             continue
-        started = started or time.perf_counter()
+        started = started or now()
         event = decode(message.value())
         score = model.score([windows.vector(event)])[0]
         producer.produce(
@@ -252,21 +271,21 @@ def loop(order: dict[str, object]) -> float:
         producer.poll(0)
         n_read += 1
     producer.flush(SECONDS_MAX)
-    return time.perf_counter() - started
+    return since(started)
 
 
-def micro(order: dict[str, object]) -> float:
+def micro(order: dict[str, object]) -> tuple[float, float]:
     """Do everything in micro-batches."""
     model, windows = Model(order), Windows()
     decode = msgspec.json.Decoder(Payment).decode
     encode = msgspec.json.Encoder().encode
     client, producer = consumer_of(order), producer_of(order)
-    n_read, started = 0, 0.0
+    n_read, started = 0, None
     while n_read < int(str(order["n_events"])):
         messages = client.consume(N_BATCH, 0.05)
         if not messages:
             continue
-        started = started or time.perf_counter()
+        started = started or now()
         events = [decode(message.value()) for message in messages]
         scores = model.score([windows.vector(event) for event in events])
         for event, score in zip(events, scores, strict=True):
@@ -278,10 +297,10 @@ def micro(order: dict[str, object]) -> float:
         producer.poll(0)
         n_read += len(messages)
     producer.flush(SECONDS_MAX)
-    return time.perf_counter() - started
+    return since(started)
 
 
-def worker(order: dict[str, object]) -> float:
+def worker(order: dict[str, object]) -> tuple[float, float]:
     """Be `sentinel stream`: contract, durable state, all guards, outputs marked."""
     from sentinel.monitoring import Metrics
     from sentinel.streaming.kafka_settings import KafkaSettings
@@ -290,13 +309,13 @@ def worker(order: dict[str, object]) -> float:
 
     stop = threading.Event()
     n_events = int(str(order["n_events"]))
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     def on_step(step: Step) -> None:
         if step is Step.READ and not times:
-            times.append(time.perf_counter())
+            times.append(now())
         if step is Step.COMMITTED and scorer.counts().read >= n_events:
-            times.append(time.perf_counter())
+            times.append(now())
             stop.set()
 
     job = StreamJob(
@@ -316,7 +335,7 @@ def worker(order: dict[str, object]) -> float:
         stage.stage: round(stage.total_s / n_events * 1e6, 2) for stage in scorer.timer.report()
     }
     print(f"us/event: {stages}", file=sys.stderr)
-    return times[1] - times[0]
+    return times[1][0] - times[0][0], times[1][1] - times[0][1]
 
 
 def loaded(order: dict[str, object]) -> LoadedRelease:
@@ -324,15 +343,20 @@ def loaded(order: dict[str, object]) -> LoadedRelease:
     return load_release(Path(str(order["release"])), None, now_ms=now_ms(), allow_unapproved=True)
 
 
-def report(n_events: int, rates: dict[str, list[float]]) -> None:
+def report(n_events: int, rates: dict[str, list[tuple[float, float]]]) -> None:
     """Print the table."""
-    medians = {kind: statistics.median(found) for kind, found in rates.items()}
-    ours = medians["worker"]
-    print(f"{n_events:,} events, {N_PARTITIONS} partitions, median of {N_RUNS} runs in turns")
-    print(f"{'':34} {'events/s':>10} {'us/event':>9} {'ours is':>8}  least to most")
-    for kind, rate in medians.items():
-        spread = f"{min(rates[kind]):,.0f} to {max(rates[kind]):,.0f}"
-        print(f"{KINDS[kind]:34} {rate:10,.0f} {1e6 / rate:9.2f} {ours / rate:7.2f}x  {spread}")
+    by_clock = {kind: statistics.median(r for r, _ in found) for kind, found in rates.items()}
+    by_core = {kind: statistics.median(r for _, r in found) for kind, found in rates.items()}
+    ours = by_core["worker"]
+    print(f"{n_events:,} events, {N_PARTITIONS} partitions, median of {N_RUNS} runs in turns;")
+    print("a second of the core is one in which this process had it, all its threads together")
+    print(f"{'':32} {'events/s':>9} {'a core s':>9} {'us/event':>9} {'ours is':>8}  least to most")
+    for kind, rate in by_core.items():
+        found = [r for _, r in rates[kind]]
+        print(
+            f"{KINDS[kind]:32} {by_clock[kind]:9,.0f} {rate:9,.0f} {1e6 / rate:9.2f} "
+            f"{ours / rate:7.2f}x  {min(found):,.0f} to {max(found):,.0f}"
+        )
     verdict = "goal met" if ours >= GOAL else "floor met" if ours >= FLOOR else "BELOW THE FLOOR"
     print(f"floor {FLOOR:,}, goal {GOAL:,}: {verdict}")
 

@@ -59,10 +59,21 @@ def main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     report = worker.run(stop)
-    sys.stdout.write(json.dumps({"read": report.counts.read, "decided": report.counts.decided,
-        "held": report.counts.held, "quarantined": report.counts.quarantined,
-        "deduplicated": report.counts.deduplicated, "feedback": report.counts.feedback_learned,
-        "poison": report.n_poison, "gap": report.n_gap, "positions": report.positions}))
+    sys.stdout.write(
+        json.dumps(
+            {
+                "read": report.counts.read,
+                "decided": report.counts.decided,
+                "held": report.counts.held,
+                "quarantined": report.counts.quarantined,
+                "deduplicated": report.counts.deduplicated,
+                "feedback": report.counts.feedback_learned,
+                "poison": report.n_poison,
+                "gap": report.n_gap,
+                "positions": report.positions,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from sentinel.testing.mock_kafka import MockKafka
 
 CHILD = Path(__file__).parent / "kafka_child.py"
 WAIT_S = 90.0
+# The mock waits a whole session for members that left before it shares partitions out anew.
+QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
 
 
 @dataclass
@@ -42,10 +44,29 @@ class Cluster:
 
     def produce(self, topic: str, messages: Sequence[dict[str, object]]) -> None:
         """Send messages and wait until the broker has them."""
-        producer = kafka.Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 5})
+        producer = kafka.Producer(
+            {"bootstrap.servers": self.bootstrap, "linger.ms": 5, "log_level": 0}
+        )
         for message in messages:
             producer.produce(topic, **message)
         assert producer.flush(30) == 0
+
+    def forget(self, topic: str, partition: int, end: int) -> int:
+        """Make the broker lose what is before a position; return where it begins now.
+
+        The mock forgets by itself, at 5 MiB.
+        """
+        where = kafka.TopicPartition(topic, partition, end)
+        if self.mock is None:
+            admin = AdminClient({"bootstrap.servers": self.bootstrap})
+            for deleted in admin.delete_records([where]).values():
+                deleted.result(30)
+        client = kafka.Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "ends", "log_level": 0}
+        )
+        low, _ = client.get_watermark_offsets(where, timeout=20)
+        client.close()
+        return int(low)
 
     def read(self, topic: str) -> list[kafka.Message]:
         """Read a whole topic, as it is now."""
@@ -55,6 +76,7 @@ class Cluster:
                 "group.id": f"reader-{uuid.uuid4().hex}",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
+                "log_level": 0,
             }
         )
         partitions = list(client.list_topics(topic, timeout=20).topics[topic].partitions)
@@ -111,6 +133,7 @@ class Stream:
             "release": str(self.release),
             "bootstrap": self.cluster.bootstrap,
             "group": f"group-{uuid.uuid4().hex}",
+            "client": QUICK,
             **more,
             "job": {**self.job, **more.get("job", {})},
         }
@@ -149,6 +172,12 @@ class Stream:
                 assert child.poll() in {None, 0, -9, -11}, child.stderr.read()
             assert time.monotonic() < deadline, f"{len(set(ids))} of {n_ids}"
             time.sleep(0.3)
+
+    def last_words(self, child: subprocess.Popen[str]) -> str:
+        """Return what a worker said that was meant to fail; nobody waits for it any more."""
+        self.children.remove(child)
+        _, error = child.communicate(timeout=30)
+        return error
 
     def end(self, child: subprocess.Popen[str]) -> dict[str, object]:
         """Ask a worker to end and return what it says."""

@@ -14,6 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kafka_rig import Cluster, Stream, named_cluster
 
+from sentinel.contract import Quarantine
+from sentinel.monitoring import Metrics
+from sentinel.release import verify_release
+from sentinel.scoring import ReplayClock, Sinks
+from sentinel.streaming import FileJob, FileWorker
 from sentinel.streaming.stream_job import Step
 from sentinel.testing.mock_kafka import MockKafka
 
@@ -81,3 +86,248 @@ def test_killed_after_any_commit_step_nothing_is_lost_and_no_state_is_doubled(
     assert all(len(found) == 1 for found in decisions.values())
     assert report["deduplicated"] == 0
     assert sum(report["positions"].values()) == 1000
+
+
+def scores_of(stream: Stream) -> dict[str, dict[str, object]]:
+    found = {}
+    for message in stream.cluster.read(stream.decisions):
+        decision = json.loads(message.value())
+        found[decision["event_id"]] = decision
+    return found
+
+
+def test_feedback_is_learned_as_a_replay_of_files_learns_it(
+    case: Case, cluster: Cluster, tmp_path: Path
+) -> None:
+    """One partition, the same events and verdicts: the same decisions as from the files."""
+    stream = Stream(cluster, case.release, tmp_path, n_partitions=1, with_feedback=True)
+    try:
+        verdicts = [json.loads(line) for line in case.feedback.read_bytes().splitlines()]
+        cluster.produce(
+            stream.feedback,
+            [{"value": json.dumps(v).encode(), "timestamp": v["known_at"]} for v in verdicts],
+        )
+        stream.send(lines_of(case))
+        child = stream.start(step="applied", at=7)
+        assert child.wait(60) == -9
+        second = stream.start()
+        stream.wait_for(case.n_events)
+        stream.end(second)
+        found = scores_of(stream)
+    finally:
+        stream.close()
+    loaded = verify_release(case.release, None, now_ms=0)
+    with Quarantine(tmp_path / "quarantine") as refusals:
+        sinks = Sinks(refusals=refusals, decisions=None, metrics=Metrics(with_process=False))
+        scorer = loaded.open_scorer(sinks, clock=ReplayClock())
+        out = tmp_path / "out"
+        FileWorker(scorer, FileJob(events=case.events, feedback=case.feedback, decisions=out)).run()
+    expected = {d["event_id"]: d for d in map(json.loads, out.read_text().splitlines())}
+    assert found == expected
+
+
+def test_bad_messages_are_quarantined_and_never_stop_the_worker(case: Case, stream: Stream) -> None:
+    """Tombstones, nothing, garbage, no key, a wrong timestamp: each once, whole, with its place."""
+    lines = lines_of(case)[:50]
+    at_ms = json.loads(lines[0])["paid_at"]
+    bad: list[dict[str, object]] = [
+        {"value": None, "key": b"c1"},
+        {"value": b"", "key": b"c1"},
+        {"value": b"", "key": None},
+        {"value": b"\xff\xfe", "key": b"c1"},
+        {"value": b"[" * 70_000, "key": b"c1"},
+        {"value": b'{"payment_id":NaN}', "key": b"x" * 1000},
+    ]
+    cluster = stream.cluster
+    cluster.produce(stream.events, [{**m, "partition": 0, "timestamp": at_ms} for m in bad])
+    cluster.produce(
+        stream.events, [{"value": lines[0], "partition": 0, "timestamp": at_ms + 10_000_000}]
+    )
+    # Without a partition key nobody looks at keys: these are good.
+    cluster.produce(
+        stream.events,
+        [
+            {"value": line, "partition": 0, "timestamp": json.loads(line)["paid_at"]}
+            for line in lines
+        ],
+    )
+    child = stream.start()
+    stream.wait_for(50)
+    report = stream.end(child)
+    assert (report["read"], report["decided"], report["quarantined"]) == (57, 50, 7)
+    records = {
+        message.key().decode(): json.loads(message.value())
+        for message in cluster.read(stream.quarantine)
+    }
+    assert [records[f"{stream.events}/0/{i}"]["code"] for i in range(7)] == [
+        *("empty_event", "empty_event", "empty_event", "invalid_utf8"),
+        *("body_too_large", "non_finite", "time_skew"),
+    ]
+
+
+def test_with_a_partition_key_a_missing_or_wrong_key_is_refused(case: Case, stream: Stream) -> None:
+    lines = lines_of(case)[:60]
+    stream.send(lines[:50])
+    wrong = [
+        {
+            "value": line,
+            "key": key,
+            "partition": 1,
+            "timestamp": json.loads(line)["paid_at"],
+        }
+        for line, key in zip(lines[50:], [None, b"c999"] * 5, strict=True)
+    ]
+    stream.cluster.produce(stream.events, wrong)
+    child = stream.start(job={"partition_key": "card_id"})
+    stream.wait_for(50)
+    report = stream.end(child)
+    assert (report["decided"], report["quarantined"]) == (50, 10)
+    codes = {json.loads(m.value())["code"] for m in stream.cluster.read(stream.quarantine)}
+    assert codes == {"wrong_partition_key"}
+
+
+def test_an_event_that_kills_the_process_is_passed_after_three_deaths(
+    case: Case, stream: Stream
+) -> None:
+    """A real SIGSEGV: once for its batch, three times for itself, then it alone is quarantined."""
+    lines = lines_of(case)[:300]
+    stream.send(lines)
+    n_deaths = 0
+    while (child := stream.start(deadly='"payment_id": "p123"')) is not None:
+        if n_deaths == 4:
+            break
+        assert child.wait(60) == -11, child.stderr.read()
+        n_deaths += 1
+    ids = stream.wait_for(299)
+    report = stream.end(child)
+    assert report["poison"] == 1
+    assert set(ids) == {f"p{i}" for i in range(300)} - {"p123"}
+    (record,) = [json.loads(m.value()) for m in stream.cluster.read(stream.quarantine)]
+    assert record["code"] == "poison"
+    assert json.loads(record["text"])["payment_id"] == "p123"
+
+
+def test_lost_events_stop_the_worker_with_what_is_missing(case: Case, stream: Stream) -> None:
+    """Then --accept-gap goes on behind them, and counts them."""
+    lines = lines_of(case)[:200]
+    stream.send(lines)
+    child = stream.start()
+    stream.wait_for(200)
+    report = stream.end(child)
+    held = report["positions"][f"{stream.events}/0"]
+    junk = [{"value": b"x" * 60_000, "partition": 0}] * 150
+    stream.cluster.produce(stream.events, junk)
+    low = stream.cluster.forget(stream.events, 0, held + 40)
+    assert low > held
+    stopped = stream.start()
+    assert stopped.wait(60) == 1
+    error = stream.last_words(stopped)
+    assert f"source-gap: {stream.events}/0: expected position {held}" in error
+    assert f"positions {held} to {low - 1} are missing" in error
+    going_on = stream.start(job={"accept_gap": True})
+    more = lines_of(case)[200:260]
+    stream.send(more)
+    stream.wait_for(260)
+    assert stream.end(going_on)["gap"] == low - held
+
+
+def test_a_topic_made_anew_is_not_taken_for_the_old_one(case: Case, tmp_path: Path) -> None:
+    """The state is ahead of it: that is another topic, and no flag passes it."""
+    if named_cluster() is not None:
+        pytest.skip("a cluster that can be made anew is needed: the mock")
+    topics = {"e": 4, "d": 4, "q": 1}
+    job = {"events": "e", "decisions": "d", "quarantine": "q"}
+    with MockKafka({}) as first:
+        stream = Stream(Cluster(first.bootstrap, first), case.release, tmp_path)
+        for name, n_partitions in topics.items():
+            first.create_topic(name, n_partitions)
+        stream.events, stream.decisions = "e", "d"
+        stream.send(lines_of(case)[:100])
+        child = stream.start(job=job)
+        stream.wait_for(100)
+        stream.end(child)
+    with MockKafka(topics) as second:
+        stream.cluster = Cluster(second.bootstrap, second)
+        child = stream.start(job={**job, "accept_gap": True})
+        assert child.wait(60) == 1
+        assert "source-behind-state: e/" in child.stderr.read()
+    stream.close()
+
+
+def test_a_second_worker_without_a_partition_key_is_refused(case: Case, stream: Stream) -> None:
+    """It says the way out; the first one goes on, and has the whole topic again."""
+    lines = lines_of(case)
+    group = "together-" + stream.events
+    first = stream.start(group=group)
+    stream.send(lines[:100])
+    stream.wait_for(100)
+    other = {"state": str(stream.folder / "other")}
+    second = stream.start(group=group, job=other)
+    assert second.wait(60) == 1
+    error = stream.last_words(second)
+    assert "stream-partition-key" in error
+    assert "--partition-key" in error
+    stream.send(lines[100:200])
+    ids = stream.wait_for(200)
+    assert len(ids) == 200
+    stream.end(first)
+
+
+def test_partitions_of_a_killed_worker_are_taken_over_with_their_state(
+    case: Case, stream: Stream
+) -> None:
+    """Two workers, one killed: the other goes on where its state and outputs are."""
+    lines = lines_of(case)
+    order = {
+        "group": "shared-" + stream.events,
+        "job": {"partition_key": "card_id"},
+        "client": {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500},
+    }
+    first, second = stream.start(**order), stream.start(**order)
+    stream.send(lines[:700])
+    stream.wait_for(700)
+    first.kill()
+    first.wait(30)
+    stream.send(lines[700:])
+    stream.wait_for(case.n_events)
+    report = stream.end(second)
+    assert report["deduplicated"] == 0
+    assert sum(report["positions"].values()) == case.n_events
+    decisions: dict[str, set[bytes]] = {}
+    for message in stream.cluster.read(stream.decisions):
+        decisions.setdefault(message.key().decode(), set()).add(message.value())
+    assert set(decisions) == {f"p{i}" for i in range(case.n_events)}
+    assert all(len(found) == 1 for found in decisions.values())
+
+
+def test_offsets_that_cannot_be_committed_change_nothing(case: Case, stream: Stream) -> None:
+    """They are for people who watch lag: positions are the state's."""
+    mock = stream.cluster.mock
+    if mock is None:
+        pytest.skip("errors of a broker are injected into the mock")
+    lines = lines_of(case)[:400]
+    stream.send(lines[:200])
+    mock.fail(8, 29, 50)  # OffsetCommit: TOPIC_AUTHORIZATION_FAILED
+    child = stream.start()
+    stream.wait_for(200)
+    stream.end(child)
+    stream.send(lines[200:])
+    child = stream.start()
+    ids = stream.wait_for(400)
+    stream.end(child)
+    assert sorted(ids) == sorted(f"p{i}" for i in range(400))
+    mock.fail(8, 0, 1)
+
+
+def test_a_broker_that_refuses_for_a_while_loses_nothing(case: Case, stream: Stream) -> None:
+    """NOT_LEADER for produce requests: the idempotent producer sends again, once each."""
+    mock = stream.cluster.mock
+    if mock is None:
+        pytest.skip("errors of a broker are injected into the mock")
+    lines = lines_of(case)[:400]
+    stream.send(lines)
+    mock.fail(0, 6, 6)
+    child = stream.start()
+    ids = stream.wait_for(400)
+    stream.end(child)
+    assert sorted(ids) == sorted(f"p{i}" for i in range(400))

@@ -10,6 +10,8 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import read_bounded
 
+# The client logs to stderr; errors and worse (syslog's numbers) are enough by default.
+_LOG_LEVEL = 3
 ClientSettings = dict[str, str | int | float | bool]
 
 # Names whose values are never shown; the client's own list of sensitive properties.
@@ -67,6 +69,7 @@ class KafkaSettings:
     def producer(self) -> ClientSettings:
         """Return the properties of the producer of decisions and quarantine records."""
         return {
+            "log_level": _LOG_LEVEL,
             "linger.ms": 5,
             "queue.buffering.max.messages": 4 * limits.STREAM_WAITING_MAX,
             "compression.type": "lz4",
@@ -84,6 +87,7 @@ class KafkaSettings:
 
     def _reading(self) -> ClientSettings:
         return {
+            "log_level": _LOG_LEVEL,
             "fetch.message.max.bytes": 1 << 20,
             "queued.max.messages.kbytes": 32 << 10,
             **self.client,

@@ -137,6 +137,11 @@ class KafkaWorker:
         self._waiting: set[int] = set()
         self._now_ms = -(1 << 62)
         self._is_dirty = False
+        # False from a batch's start until its outputs are with the producer: a worker that fails
+        # in between must not mark them as safe.
+        self._is_whole = True
+        # What went wrong inside a call back of the client; raised from the next turn.
+        self._failure: SentinelError | None = None
         self._is_complete = False
         self._committed_at_s = 0.0
         self._n_poison = 0
@@ -179,6 +184,8 @@ class KafkaWorker:
 
     def _turn(self) -> None:
         messages = self._client.consume(self._job.n_events_batch, limits.STREAM_READ_S_MAX)
+        if self._failure is not None:
+            raise self._failure
         read = read_messages(messages, self._job.events)
         for partition in read.out_of_range:
             if partition in self._next:
@@ -215,6 +222,7 @@ class KafkaWorker:
         scorer = self._scorer
         scorer.engine = state.store
         self._is_dirty = True
+        self._is_whole = False
         suspect = state.marker.suspect
         is_poison = (
             suspect is not None
@@ -236,6 +244,7 @@ class KafkaWorker:
             state.marker.leave()
         event_id = scorer.parts.plan.features.events.event_id.name
         self._sink.write(decisions, lines, event_id=event_id)
+        self._is_whole = True
         self._on_step(Step.PRODUCED)
 
     def _poison(self, raw: RawBatch) -> Decoded:
@@ -297,7 +306,7 @@ class KafkaWorker:
     def _commit(self) -> None:
         """Make outputs safe, then say so: steps 5 to 8."""
         self._committed_at_s = self._clock.monotonic_s()
-        if not self._is_dirty:
+        if not self._is_dirty or not self._is_whole:
             return
         while not self._sink.flush(limits.STREAM_COMMIT_S):
             # Bounded by the producer's own time limit for a record, which ends in an error.
@@ -348,12 +357,13 @@ class KafkaWorker:
     def _on_assign(self, client: kafka.Consumer, assigned: list[kafka.TopicPartition]) -> None:
         self._metrics.add("sentinel_stream_rebalances_total", change="assigned")
         partitions = [where.partition for where in assigned]
-        if self._job.partition_key is None:
-            n_all = len(set(self._next) | set(partitions))
-            if partitions and n_all < self._n_partitions and not self._is_complete:
-                raise not_alone(self._job.events, n_all, self._n_partitions)
-            self._is_complete = self._is_complete or n_all == self._n_partitions
-        begins = {p: self._begin(p) for p in partitions}
+        begins: dict[int, int | None] = dict.fromkeys(partitions)
+        try:
+            self._check_alone(partitions)
+            for partition in partitions:
+                begins[partition] = self._begin(partition)
+        except SentinelError as error:
+            self._failure = error
         client.incremental_assign(
             [
                 kafka.TopicPartition(self._job.events, p, kafka.OFFSET_END if at is None else at)
@@ -366,6 +376,15 @@ class KafkaWorker:
         if waiting:
             client.pause(waiting)
         self._show_partitions()
+
+    def _check_alone(self, partitions: list[int]) -> None:
+        """Refuse to begin with a part of a topic where the state is of the whole."""
+        if self._job.partition_key is not None or not partitions:
+            return
+        n_all = len(set(self._next) | set(partitions))
+        if n_all < self._n_partitions and not self._is_complete:
+            raise not_alone(self._job.events, n_all, self._n_partitions)
+        self._is_complete = True
 
     def _begin(self, partition: int) -> int | None:
         """Open the state of a partition and say where to read on; None while it is held."""
@@ -430,7 +449,11 @@ class KafkaWorker:
         Also when partitions were lost: the state's lock says that nobody else has begun.
         """
         self._metrics.add("sentinel_stream_rebalances_total", change="revoked")
-        self._commit()
+        try:
+            self._commit()
+        except SentinelError as error:
+            self._is_whole = False
+            self._failure = error
         partitions = [where.partition for where in revoked]
         for partition in partitions:
             self._next.pop(partition, None)

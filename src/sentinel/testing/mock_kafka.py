@@ -102,6 +102,11 @@ def _library() -> ctypes.CDLL:
     handle = ctypes.c_void_p
     for name, result, arguments in (
         ("rd_kafka_conf_new", handle, []),
+        (
+            "rd_kafka_conf_set",
+            ctypes.c_int,
+            [handle, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t],
+        ),
         ("rd_kafka_new", handle, [ctypes.c_int, handle, ctypes.c_char_p, ctypes.c_size_t]),
         ("rd_kafka_mock_cluster_new", handle, [handle, ctypes.c_int]),
         ("rd_kafka_mock_cluster_bootstraps", ctypes.c_char_p, [handle]),
@@ -132,7 +137,9 @@ def serve(topics: list[str]) -> None:
     """Serve until stdin ends."""
     library = _library()
     reason = ctypes.create_string_buffer(_ERROR_BYTES)
-    client = library.rd_kafka_new(_PRODUCER, library.rd_kafka_conf_new(), reason, _ERROR_BYTES)
+    settings = library.rd_kafka_conf_new()
+    library.rd_kafka_conf_set(settings, b"log_level", b"0", reason, _ERROR_BYTES)
+    client = library.rd_kafka_new(_PRODUCER, settings, reason, _ERROR_BYTES)
     if not client:
         raise RuntimeError(reason.value.decode())
     cluster = library.rd_kafka_mock_cluster_new(client, 1)

@@ -1,0 +1,130 @@
+"""`sentinel stream` as people run it: a real process against a broker, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sentinel.cli.exits import ExitCode
+from sentinel.testing.mock_kafka import MockKafka
+
+TESTS = Path(__file__).parent.parent
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def kit() -> ModuleType:
+    return load("release_kit_for_stream", TESTS / "release" / "conftest.py")
+
+
+@pytest.fixture(scope="module")
+def release(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stream") / "release"
+    kit.build_release(kit.good_candidate(), folder, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[MockKafka]:
+    with MockKafka({"e": 2, "d": 2, "q": 1}) as started:
+        yield started
+
+
+def flags(release: Path, bootstrap: str, **other: str) -> tuple[str, ...]:
+    named = {"events": "e", "decisions": "d", "quarantine": "q", "group": "g", "state": "state"}
+    named |= {"bootstrap": bootstrap} | other
+    pairs = [part for name, value in named.items() for part in (f"--{name}", value)]
+    return ("stream", str(release), "--unapproved", *pairs)
+
+
+def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
+    kit: ModuleType, release: Path, mock: MockKafka, tmp_path: Path
+) -> None:
+    """Everything read is accounted for, a snapshot stands, and no secret is said."""
+    rig = load("kafka_rig_for_stream", TESTS / "streaming" / "kafka_rig.py")
+    cluster = rig.Cluster(mock.bootstrap, mock)
+    lines = kit.raw_events()[:500]
+    messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
+    cluster.produce("e", [*messages, {"value": b"{}"}])
+    (tmp_path / "secret").write_text("hunter2hunter2")
+    command = (
+        *flags(release, mock.bootstrap),
+        *("--set", "sasl.password=@secret", "--set", "session.timeout.ms=6000", "--json"),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sentinel.cli", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while len(cluster.ids("d")) < 500:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == ExitCode.OK, error
+    document = json.loads(out)
+    assert document["read"] == 501
+    assert document["decided"] == document["decisions_sent"] == 500
+    assert document["quarantined"] == document["quarantine_sent"] == 1
+    assert sum(document["positions"].values()) == 501
+    assert list((tmp_path / "state").glob("snapshot-*"))
+    assert "hunter2" not in out + error
+
+
+def test_a_topic_that_does_not_exist_is_named(run: Run, release: Path, mock: MockKafka) -> None:
+    ended = run(*flags(release, mock.bootstrap, decisions="nowhere"))
+    assert ended.returncode == ExitCode.INPUT
+    assert "nowhere" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "exit_code"),
+    [
+        (("--set", "group.id=x"), "stream-setting-invalid", ExitCode.CONFIGURATION),
+        (("--set", "no.such.name=x"), "stream-setting-invalid", ExitCode.CONFIGURATION),
+        (("--partition-key", "payment_id"), "stream-partition-key", ExitCode.USAGE),
+        (("--partition-key", "nothing"), "stream-partition-key", ExitCode.USAGE),
+        (("--durability", "wish"), "usage-invalid", ExitCode.USAGE),
+    ],
+)
+def test_what_cannot_work_is_refused_at_start(
+    run: Run, release: Path, mock: MockKafka, more: tuple[str, str], code: str, exit_code: ExitCode
+) -> None:
+    ended = run(*flags(release, mock.bootstrap), *more)
+    assert ended.returncode == exit_code, ended.stderr
+    assert code in ended.stderr
+
+
+def test_a_broker_that_does_not_answer_is_an_error_and_not_a_wait_for_ever(
+    run: Run, release: Path
+) -> None:
+    ended = run(*flags(release, "127.0.0.1:1"))
+    assert ended.returncode == ExitCode.INPUT
+    assert "stream-failed: d: expected an answer within 15 s" in ended.stderr
