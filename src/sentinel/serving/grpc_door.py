@@ -102,8 +102,9 @@ class GrpcDoor:
 
     async def stop(self, *, grace_s: float) -> None:
         """Take nothing new, and let calls end."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_s)
 
     # --- inference ---------------------------------------------------------------------------
 

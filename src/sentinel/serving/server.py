@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 
 import uvloop
@@ -145,27 +145,32 @@ class Server:
         operations: Operations,
         on_started: Callable[[Addresses, Plane], None] | None,
     ) -> None:
-        loop = asyncio.get_running_loop()
         settings = self._settings
-        listener = await listen(door, settings.host, settings.http_port, tls=tls_context(settings))
-        port = listener.sockets[0].getsockname()[1]
-        grpc_port = await calls.start(settings)
-        metrics_port = operations.start(settings.host, settings.metrics_port)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if threading.current_thread() is threading.main_thread():
-                loop.add_signal_handler(number, self.stop)
-        sweeper = asyncio.ensure_future(self._sweep(door))
-        canary = self._canary(plane, port)
-        canary.start()
-        try:
+        async with AsyncExitStack() as stack:
+            listener = await listen(
+                door, settings.host, settings.http_port, tls=tls_context(settings)
+            )
+            stack.callback(listener.close)
+            grpc_port = await calls.start(settings)
+            stack.push_async_callback(calls.stop, grace_s=0.0)
+            metrics_port = operations.start(settings.host, settings.metrics_port)
+            port = listener.sockets[0].getsockname()[1]
+            self._watch_signals()
+            sweeper = asyncio.ensure_future(self._sweep(door))
+            stack.callback(sweeper.cancel)
+            canary = self._canary(plane, port)
+            canary.start()
+            stack.callback(canary.stop)
             if on_started is not None:
                 on_started(Addresses(settings.host, port, grpc_port, metrics_port), plane)
             await self._stop.wait()
             await self._drain(listener, door, calls)
-        finally:
-            sweeper.cancel()
-            canary.stop()
-            listener.close()
+
+    def _watch_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
 
     def _canary(self, plane: Plane, port: int) -> DoorCanary:
         token = secrets.token_urlsafe(32)
