@@ -103,10 +103,11 @@ class Pending:
         present: npt.NDArray[np.bool_],
         times: npt.NDArray[np.int64],
     ) -> None:
-        values = np.ascontiguousarray(values)
+        # One layout and writable, whoever made them: the kernel is compiled for that alone.
+        values = np.require(values, requirements=["C", "W"])
         self.feed = Feed(
             values,
             values.view(np.float64),
-            np.ascontiguousarray(present),
-            np.ascontiguousarray(times),
+            np.require(present, requirements=["C", "W"]),
+            np.require(times, requirements=["C", "W"]),
         )

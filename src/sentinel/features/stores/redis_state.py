@@ -165,7 +165,7 @@ def decode_pending(members: list[bytes], n_fields: int) -> Feed:
     n_bytes = 16 + 9 * n_fields
     if any(len(member) != n_bytes for member in members):
         raise corrupt("pending", f"members of {n_bytes} bytes", "another length")
-    table = np.frombuffer(b"".join(members), dtype=np.uint8).reshape(len(members), n_bytes)
+    table = np.frombuffer(b"".join(members), dtype=np.uint8).reshape(len(members), n_bytes).copy()
     times = np.ascontiguousarray(table[:, 8:16]).view(np.int64).reshape(-1)
     words = np.ascontiguousarray(table[:, 16 : 16 + 8 * n_fields]).view(np.int64)
     values = np.ascontiguousarray(words.reshape(len(members), n_fields).T)
