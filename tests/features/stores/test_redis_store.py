@@ -246,6 +246,42 @@ def test_password_is_asked_for_and_never_shown() -> None:
     shutil.rmtree(folder)
 
 
+COMMANDS = (
+    "evalsha script|load info exists mget lrange scan unlink get set mset del append getrange "
+    "hget hset hmget hgetall rpush ltrim zadd zrange zremrangebyrank"
+)
+
+
+def test_user_of_a_store_needs_its_own_keys_and_few_commands(server: RedisServer) -> None:
+    """All of it works with those rights, and nothing else is allowed."""
+    admin = opened(PLAN, settings_for(server)).link
+    rights = [f"+{name}" for name in COMMANDS.split()]
+    rule = ("reset", "on", ">a-word", "~sentinel:{acl}:*", *rights)
+    admin.call([("ACL", "SETUSER", "scorer", *rule)])
+    url = f"unix://scorer:a-word@{server.path}"
+    store = opened(PLAN, RedisSettings(url=url, name="acl", deadline_ms=10_000))
+    log = payments(20, 1)
+    store.learn(at(verdicts_of(log, 1), Verdict, 0, 5, "verdicts"))
+    store.advance(at(log, Payment, 0, 20, "payments"))
+    assert store.state_digest()
+    store.erase()
+    for command in (
+        ("CONFIG", "GET", "*"),
+        ("FLUSHALL",),
+        ("KEYS", "*"),
+        ("EVAL", "return 1", 0),
+        ("MODULE", "LIST"),
+        ("GET", "sentinel:{other}:head"),
+    ):
+        with pytest.raises(SentinelError) as caught:
+            store.link.call([command])
+        assert caught.value.code is ErrorCode.STORE_DENIED
+        assert "NOPERM" in caught.value.got
+    with pytest.raises(SentinelError) as caught:
+        opened(PLAN, RedisSettings(url=url, name="other", deadline_ms=10_000))
+    assert caught.value.code is ErrorCode.STORE_DENIED
+
+
 def test_tls_is_spoken_and_a_certificate_of_nobody_is_refused() -> None:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
     certificate, key = folder / "cert.pem", folder / "key.pem"

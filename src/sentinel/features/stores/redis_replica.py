@@ -143,7 +143,7 @@ class RedisReplica(RowCache):
             "format", FORMAT, "state", self._scalars().encode(), "turn", 0, "feedback_turn", 0,
             "pending", "0",
         ]  # fmt: skip
-        self.link.call([("EVAL", CREATE, 1, head, *fields)])
+        self._run(CREATE, [head], fields)
 
     def _begin_anew(self) -> None:
         """Delete the state, and begin an empty one of a new epoch."""
@@ -164,12 +164,11 @@ class RedisReplica(RowCache):
     # --- reading ---------------------------------------------------------------------------------
 
     def _run(self, script: str, keys: list[Word], words: list[Word], n_rows: int = 0) -> Reply:
-        """Run a script by its digest, or by its text where Redis does not know it."""
-        (reply,) = self.link.call(
-            [("EVALSHA", digest_of(script), len(keys), *keys, *words)], n_rows=n_rows
-        )
+        """Run a script by its digest; where Redis does not know it, load it first."""
+        command: list[Word] = ["EVALSHA", digest_of(script), len(keys), *keys, *words]
+        (reply,) = self.link.call([command], n_rows=n_rows)
         if isinstance(reply, Exception):
-            (reply,) = self.link.call([("EVAL", script, len(keys), *keys, *words)], n_rows=n_rows)
+            _, reply = self.link.call([("SCRIPT", "LOAD", script), command], n_rows=n_rows)
         return reply
 
     def _commit(self, change: Change) -> tuple[bytes, bytes]:

@@ -1,0 +1,121 @@
+"""``sentinel features``: read the features of entities from a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sentinel.cli import options
+from sentinel.cli.output import Output, table
+from sentinel.cli.release import load_trust, now_ms
+
+if TYPE_CHECKING:
+    from sentinel.contract import Field
+    from sentinel.features.stores.redis_reader import EntityFeatures
+
+group = typer.Typer(no_args_is_help=True, help="Read features from a store.")
+
+# A file that holds one address.
+_ADDRESS_BYTES_MAX = 4096
+# A person waits; a scorer does not.
+_DEADLINE_MS = 2000.0
+_STATUS = ("present", "default", "stale")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="features")
+
+
+@group.command(
+    epilog=options.examples(
+        "sentinel features get card c-1 c-2 --url @redis.url --store payments --release my-release",
+    )
+)
+def get(  # noqa: PLR0913 -- one parameter a flag
+    entity: Annotated[str, typer.Argument(help="The type of entity: card, merchant.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys as in events.")],
+    *,
+    url: Annotated[
+        str, typer.Option("--url", help="Address of Redis; @FILE reads it from a file.")
+    ],
+    store: Annotated[str, typer.Option("--store", help="Name of the store.")],
+    release: Annotated[
+        Path, typer.Option("--release", help="The release whose feature set the state is of.")
+    ],
+    at_ms: Annotated[
+        int | None, typer.Option("--at", help="Milliseconds since 1970; now, where not given.")
+    ] = None,
+    trust: options.TrustFile = None,
+    unapproved: options.Unapproved = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what the next event of each entity would read; changes nothing.
+
+    Distance and velocity are left out: they need an event.
+    """
+    from sentinel.features.stores.redis_reader import FeatureReader
+    from sentinel.release import load_release
+
+    loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    plan = loaded.parts.plan
+    reader = FeatureReader(plan, url=_address(url), name=store, deadline_ms=_DEADLINE_MS)
+    fields = {each.name: each.key for each in plan.features.entities}
+    try:
+        asked = _keys_of(fields.get(entity), keys)
+        found = reader.read(entity, asked, now_ms() if at_ms is None else at_ms)
+    finally:
+        reader.close()
+    output = Output(as_json=as_json)
+    output.document(
+        {"entity": entity, "entities": [_data(found, k, i) for i, k in enumerate(keys)]}
+    )
+    for i, key in enumerate(keys):
+        rows = [
+            (name, float(found.values[i, f]), _STATUS[found.status[i, f]])
+            for f, name in enumerate(found.names)
+        ]
+        output.show(table(f"{entity} {key}: {_age(found, i)}", ["feature", "value", "is"], rows))
+
+
+def _address(url: str) -> str:
+    """Return the address; a password need not stand on a command line."""
+    from sentinel.core.files import read_bounded
+
+    if not url.startswith("@"):
+        return url
+    return read_bounded(Path(url[1:]), n_bytes_max=_ADDRESS_BYTES_MAX).decode().strip()
+
+
+def _keys_of(field: Field | None, keys: list[str]) -> list[str] | list[int]:
+    """Take keys as their contract has them."""
+    from sentinel.contract import FieldKind
+
+    if field is None or field.kind is not FieldKind.INTEGER:
+        return keys
+    try:
+        return [int(key) for key in keys]
+    except ValueError:
+        return keys  # refused by the reader, with the field's name
+
+
+def _data(found: EntityFeatures, key: str, i: int) -> dict[str, object]:
+    age_ms = int(found.age_ms_max[i])
+    return {
+        "key": key,
+        "is_known": bool(found.is_known[i]),
+        "age_ms_max": None if age_ms < 0 else age_ms,
+        "features": {
+            name: {"value": float(found.values[i, f]), "status": _STATUS[found.status[i, f]]}
+            for f, name in enumerate(found.names)
+        },
+    }
+
+
+def _age(found: EntityFeatures, i: int) -> str:
+    if not found.is_known[i]:
+        return "not known"
+    age_ms = int(found.age_ms_max[i])
+    return "known" if age_ms < 0 else f"latest event at most {age_ms / 1000:,.0f} s ago"

@@ -1,0 +1,87 @@
+"""`sentinel features get`: a real store, a real process, what the next event would read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sentinel.cli.exits import ExitCode
+from sentinel.contract import RawBatch
+from sentinel.contract.decoder import Decoder
+from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.release import load_release
+from sentinel.testing.redis_server import RedisServer
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def release_kit() -> ModuleType:
+    path = Path(__file__).parent.parent / "release" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("release_kit_for_features", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[tuple[Path, RedisServer, list[dict[str, object]]]]:
+    """Make a release, and a store that has seen its events."""
+    kit = release_kit()
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    release = folder / "release"
+    kit.build_release(kit.good_candidate(), release, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
+    lines = kit.raw_events()
+    with RedisServer(folder / "s") as server:
+        plan = load_release(release, None, now_ms=kit.NOW_MS, allow_unapproved=True).parts.plan
+        decoded = Decoder(plan.features.events).decode(
+            RawBatch.from_events(lines, source="payments", first_position=0)
+        )
+        store = RedisStore(plan, RedisSettings(url=server.url, name="shop", deadline_ms=10_000))
+        store.advance(decoded.events)
+        store.close()
+        yield release, server, [json.loads(line) for line in lines]
+    shutil.rmtree(folder)
+
+
+def test_values_of_known_and_unknown_keys(
+    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]], tmp_path: Path
+) -> None:
+    release, server, events = world
+    address = tmp_path / "redis.url"
+    address.write_text(server.url + "\n")
+    key = str(events[0]["card_id"])
+    latest = max(int(str(event["paid_at"])) for event in events)
+    told = run(
+        "features", "get", "card", key, "nobody", "--url", f"@{address}", "--store", "shop",
+        "--release", str(release), "--unapproved", "--at", str(latest), "--json",
+    )  # fmt: skip
+    assert told.returncode == ExitCode.OK, told.stderr
+    known, unknown = json.loads(told.stdout)["entities"]
+    assert (known["key"], known["is_known"]) == (key, True)
+    assert (unknown["key"], unknown["is_known"]) == ("nobody", False)
+    assert any(part["status"] == "present" and part["value"] for part in known["features"].values())
+    assert set(known["features"]) == set(unknown["features"])
+
+
+def test_unknown_entity_and_store_are_named(
+    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
+) -> None:
+    release, server, _ = world
+    rest = ("--url", server.url, "--release", str(release), "--unapproved")
+    told = run("features", "get", "house", "h-1", "--store", "shop", *rest)
+    assert told.returncode != ExitCode.OK
+    assert "entity-keys-invalid" in told.stderr
+    told = run("features", "get", "card", "c-1", "--store", "elsewhere", *rest)
+    assert "state-missing" in told.stderr
