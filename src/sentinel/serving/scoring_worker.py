@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.contract import RawBatch, Refusal
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.matrix import PRESENT
@@ -75,6 +76,8 @@ class ScoringWorker:
         self.scorer = scorer
         self._memory = memory
         self._is_prompt = is_prompt
+        self._was_prompt = False
+        self._prompt_until_s = float("-inf")
         self._event_id = scorer.parts.plan.features.events.event_id.name
         self._entity = scorer.parts.entity_field()
         self._thresholds = scorer.parts.policy.thresholds()
@@ -97,8 +100,12 @@ class ScoringWorker:
             self.scorer.engine.maintain()
 
     def is_prompt(self) -> bool:
-        """Whether nothing in the next batch may wait for a disk."""
-        return self._is_prompt()
+        """Whether nothing in the next batch may wait for a disk; looked up now and then."""
+        now_s = time.monotonic()
+        if now_s >= self._prompt_until_s:
+            self._prompt_until_s = now_s + limits.DEADLINE_SWEEP_S
+            self._was_prompt = self._is_prompt()
+        return self._was_prompt
 
     def failure(self) -> str:
         """Say why this worker will never answer again; empty while it can."""
