@@ -2,7 +2,8 @@
 
 The rivals read the same topic, keep two windows of the card in dictionaries (Sentinel: 30 features
 of three entities) and run the same model: a loop that takes one message at a time, and a
-micro-batch; neither has a guard, durable state or a position of its own. The limit is a consumer that does nothing with what it reads.
+micro-batch; neither has a guard, durable state or a position of its own. The limit is a consumer
+that does nothing with what it reads.
 
 Every run is a process of its own, pinned to one core; its clock starts with its first event and
 stops when the broker has acknowledged its last decision. Where others use the machine, the second

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -298,6 +300,26 @@ def test_partitions_of_a_killed_worker_are_taken_over_with_their_state(
         decisions.setdefault(message.key().decode(), set()).add(message.value())
     assert set(decisions) == {f"p{i}" for i in range(case.n_events)}
     assert all(len(found) == 1 for found in decisions.values())
+
+
+def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(case: Case, stream: Stream) -> None:
+    """Past its session the broker gives them away; the lock on the state does not."""
+    lines = lines_of(case)
+    order = {"group": "frozen-" + stream.events, "job": {"partition_key": "card_id"}}
+    first, second = stream.start(**order), stream.start(**order)
+    stream.send(lines[:400])
+    stream.wait_for(400)
+    first.send_signal(signal.SIGSTOP)
+    stream.send(lines[400:800])
+    time.sleep(15)
+    meanwhile = stream.cluster.ids(stream.decisions)
+    assert len(meanwhile) == len(set(meanwhile)) < 800
+    first.send_signal(signal.SIGCONT)
+    ids = stream.wait_for(800)
+    assert sorted(ids) == sorted(f"p{i}" for i in range(800))
+    time.sleep(1)
+    reports = [stream.end(child) for child in (first, second)]
+    assert sum(report["decided"] for report in reports) == 800
 
 
 def test_offsets_that_cannot_be_committed_change_nothing(case: Case, stream: Stream) -> None:

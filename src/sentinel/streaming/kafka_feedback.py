@@ -52,8 +52,15 @@ class KafkaFeedback:
         self._latest_ms: dict[int, float] = {}
         self._paused: set[int] = set()
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether any partition is read."""
+        return bool(self._latest_ms)
+
     def add(self, positions: dict[int, int]) -> None:
         """Read these partitions too, from these positions."""
+        if not positions:
+            return
         self._latest_ms.update(dict.fromkeys(positions, float(_LONG_AGO_MS)))
         self.client.incremental_assign(
             [kafka.TopicPartition(self.topic, p, at) for p, at in positions.items()]

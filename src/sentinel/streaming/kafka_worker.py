@@ -35,7 +35,8 @@ from sentinel.core import limits
 from sentinel.core.clock import Clock, SystemClock
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
-from sentinel.release import LoadedRelease
+from sentinel.monitoring.status import Health
+from sentinel.release import LoadedRelease, Standing
 from sentinel.scoring import Counts, Scorer, Sinks
 from sentinel.streaming.kafka_batches import KeyedBatch, cut, read_messages
 from sentinel.streaming.kafka_feedback import KafkaFeedback, latest_known_ms
@@ -320,6 +321,7 @@ class KafkaWorker:
             state.store.maintain()
         self._on_step(Step.SNAPSHOT)
         self._tell_positions()
+        self._metrics.record_health(Health(str(self._scorer.status().health).upper()))
         self._on_step(Step.COMMITTED)
         self._is_dirty = False
         self._committed_at_s = self._clock.monotonic_s()
@@ -399,10 +401,10 @@ class KafkaWorker:
         at = self._resume_position(self._client, self._job.events, partition)
         self._next[partition] = at
         if self._feedback is not None:
-            chosen = [partition] if self._job.partition_key is not None else []
-            if self._job.partition_key is None and len(self._next) == 1:
-                chosen = list(range(self._n_feedback_partitions))
             topic, feedback = self._feedback.topic, self._feedback
+            chosen = [partition]
+            if self._job.partition_key is None:
+                chosen = [] if feedback.is_reading else list(range(self._n_feedback_partitions))
             feedback.add({p: self._resume_position(feedback.client, topic, p) for p in chosen})
         return at
 
@@ -569,6 +571,11 @@ def open_worker(
         asking.close()
     sink = KafkaSink(
         settings, decisions=job.decisions, quarantine=job.quarantine, n_partitions=n_partitions
+    )
+    metrics.record_release(
+        loaded.manifest.label,
+        digest=loaded.digest,
+        is_approved=loaded.standing is Standing.APPROVED,
     )
     scorer = loaded.open_scorer(Sinks(refusals=sink, decisions=None, metrics=metrics), clock=clock)
     worker = KafkaWorker(scorer, sink, settings, job, metrics=metrics, on_step=on_step)
