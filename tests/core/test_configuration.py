@@ -181,3 +181,13 @@ def test_every_setting_has_a_row_in_the_documentation() -> None:
         shown = repr(value).replace("'", '"')
         expected.append((name, variable_of(name), type(value).__name__, shown, meaning))
     assert rows == expected
+
+
+def test_a_port_setting_is_read_though_kubernetes_has_variables_like_it() -> None:
+    loaded = load_configuration({}, {"SENTINEL_SERVE_HTTP_PORT": "9090"}, folder=Path("/nowhere"))
+    assert loaded.value.serve_http_port == 9090
+    with pytest.raises(SentinelError) as caught:
+        load_configuration({}, {"SENTINEL_SERVE_HTTP_PORT": "70000"}, folder=Path("/nowhere"))
+    assert caught.value.code is ErrorCode.CONFIGURATION_INVALID
+    ignored = {"SENTINEL_PORT": "tcp://10.0.0.1:80", "SENTINEL_WEB_SERVICE_PORT": "80"}
+    assert load_configuration({}, ignored, folder=Path("/nowhere")).value.serve_http_port == 8080

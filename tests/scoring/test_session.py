@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -91,3 +96,14 @@ def test_what_the_runtime_raises_comes_as_an_error_of_the_house() -> None:
     with pytest.raises(SentinelError) as caught:
         session.run(np.zeros((3, N_FEATURES + 1), np.float32))
     assert (caught.value.code, caught.value.at) == (ErrorCode.MODEL_FAILED, "champion")
+
+
+def test_the_runtime_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps a device id and a database there unless it is told not to."""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(
+        [sys.executable, "-c", "import sentinel.scoring.session"],
+        env={**environment, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        check=True,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]

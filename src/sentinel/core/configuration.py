@@ -279,11 +279,11 @@ def _read_file(
 
 
 def _is_setting(variable: str) -> bool:
-    return (
-        variable.startswith(PREFIX)
-        and variable not in OTHER_VARIABLES
-        and not _SERVICE_VARIABLE.fullmatch(variable)
-    )
+    """Whether a variable is meant for us: a setting's own name always is."""
+    if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+        return False
+    is_known = variable.removeprefix(PREFIX).lower() in Configuration.__struct_fields__
+    return is_known or not _SERVICE_VARIABLE.fullmatch(variable)
 
 
 def _check_known(name: str, known: tuple[str, ...], *, at: str) -> None:
