@@ -56,7 +56,7 @@ def read_path(
     values = draw(len(texts), spread=1.0)
     values[2] = hash_texts(texts)
     store.advance(batch_of(values))
-    reader = FeatureReader(plan, url=server.url, name=store.settings.name, deadline_ms=1000)
+    reader = FeatureReader(plan, url=server.url, name=store.settings.name, deadline_ms=30_000)
     at_ms = int(values[1].max()) + 1
     rng = np.random.default_rng(1)
     found: dict[int, tuple[list[float], list[float]]] = {}
