@@ -268,7 +268,10 @@ class Breaker:
         """Start a state with nothing remembered of the one before."""
         self._since_s = now_s
         self._outstanding: dict[int, Permit] = {}
-        self._recent: deque[tuple[float, bool, bool]] = deque(maxlen=self.rules.window_calls)
+        self._recent: deque[tuple[float, bool, bool]] = deque()
+        # Of the recent calls, kept up to date: counting them anew cost more than one small call.
+        self._n_failed_recent = 0
+        self._n_slow_recent = 0
         self._slow_since_s: float | None = None
         self._last_slow_s = now_s
         self._last_fast_s = now_s
@@ -334,7 +337,7 @@ class Breaker:
         """Count one call in the closed state, and open when a rule says so."""
         is_failed = call is Call.FAILED
         is_slow = self._is_slow(permit)
-        self._recent.append((self._now_s, is_failed, is_slow))
+        self._remember(is_failed=is_failed, is_slow=is_slow)
         self._n_failed_in_a_row = self._n_failed_in_a_row + 1 if is_failed else 0
         if is_slow:
             self._extend_slow_run(permit)
@@ -346,6 +349,15 @@ class Breaker:
             self._step(Event.FAILED_TOO_OFTEN)
         elif self._has_been_slow_too_long():
             self._step(Event.SLOW_TOO_LONG)
+
+    def _remember(self, *, is_failed: bool, is_slow: bool) -> None:
+        self._recent.append((self._now_s, is_failed, is_slow))
+        self._n_failed_recent += is_failed
+        self._n_slow_recent += is_slow
+        if len(self._recent) > self.rules.window_calls:
+            _, was_failed, was_slow = self._recent.popleft()
+            self._n_failed_recent -= was_failed
+            self._n_slow_recent -= was_slow
 
     def _extend_slow_run(self, permit: Permit) -> None:
         """Count a slow call; a silence as long as ``slow_for_s`` starts the run anew."""
@@ -360,9 +372,8 @@ class Breaker:
     def _has_failed_too_often(self) -> bool:
         if self._n_failed_in_a_row >= self.rules.failures_in_a_row:
             return True
-        n_failed = sum(is_failed for _, is_failed, _ in self._recent)
         is_full = len(self._recent) == self.rules.window_calls
-        return is_full and n_failed >= self.rules.failed_share * len(self._recent)
+        return is_full and self._n_failed_recent >= self.rules.failed_share * len(self._recent)
 
     def _has_been_slow_too_long(self) -> bool:
         if (
@@ -373,10 +384,9 @@ class Breaker:
             return True
         if len(self._recent) < self.rules.window_calls:
             return False
-        n_slow = sum(is_slow for _, _, is_slow in self._recent)
         spans_s = self._now_s - self._recent[0][0]
         is_long = spans_s >= self.rules.slow_for_s
-        return is_long and n_slow >= self.rules.slow_share * len(self._recent)
+        return is_long and self._n_slow_recent >= self.rules.slow_share * len(self._recent)
 
 
 def diagram() -> str:
