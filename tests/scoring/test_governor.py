@@ -121,3 +121,16 @@ def test_no_decline_at_all_pages_however_bursty_they_were() -> None:
         assert n_decisions < 100_000
     (page,) = governor.pages
     assert page.direction.value == "too few"
+
+
+@pytest.mark.parametrize("size", [1, 64, 977, 4096])
+def test_the_same_outcomes_page_the_same_however_they_are_cut(size: int) -> None:
+    """What is judged, and when, is a matter of decisions and never of batches."""
+    flood = decisions(700, decline=0.9, seed=7)
+    calm = decisions(9_277, decline=0.01, seed=8)
+    outcomes = np.concatenate([calm, flood, calm, calm[:1_250]])
+    whole, cut = Governor(GovernorRules(), EXPECTED), Governor(GovernorRules(), EXPECTED)
+    expected = run(whole, outcomes, 100)
+    assert expected, "the control: the flood pages"
+    assert run(cut, outcomes, size) == expected
+    assert cut.pages == whole.pages

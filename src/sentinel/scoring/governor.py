@@ -13,8 +13,9 @@ A rare outcome has a longer window of its own, so that its absence can be told f
 It pages; it never changes who serves. In a real attack declines should rise. The scorer asks the
 canary when it pages, and only a canary that disagrees shuts the champion off.
 
-The bound is checked after every batch, not once: with windows of 5,000 decisions in batches of
-100 or more, a false page is at most 50 times ``chance`` a window.
+The bound is checked after every 100 decisions, wherever batches are cut, so that the same outcomes
+give the same pages in batches of any size. With windows of 5,000 decisions a false page is at most
+50 times ``chance`` a window.
 
 Source: Hoeffding, "Probability inequalities for sums of bounded random variables", 1963,
 theorem 1.
@@ -32,8 +33,8 @@ import numpy.typing as npt
 from sentinel.scoring.decision import Outcome
 from sentinel.scoring.policy import GovernorRules
 
-# Fewer decisions than this say nothing about a rate.
-_DECISIONS_MIN = 100
+# Fewer decisions than this say nothing about a rate; and after every so many it is judged.
+_DECISIONS_STEP = 100
 
 
 class Direction(enum.StrEnum):
@@ -92,6 +93,7 @@ class Governor:
         }
         held = _Tally(Outcome.HELD, rules.held_share, rules.window_decisions)
         self._tallies[Outcome.HELD] = held
+        self._n_since_judged = 0
 
     @property
     def pages(self) -> tuple[Page, ...]:
@@ -111,11 +113,25 @@ class Governor:
         tuple of Page
             Those that are new: raised by this call.
         """
-        counts = np.bincount(outcomes, minlength=len(Outcome))
+        new: list[Page] = []
+        at = 0
+        while at < len(outcomes):
+            end = min(at + _DECISIONS_STEP - self._n_since_judged, len(outcomes))
+            counts = np.bincount(outcomes[at:end], minlength=len(Outcome))
+            for tally in self._tallies.values():
+                tally.n += end - at
+                tally.count += int(counts[tally.outcome])
+            self._n_since_judged += end - at
+            at = end
+            if self._n_since_judged == _DECISIONS_STEP:
+                self._n_since_judged = 0
+                new += self._judge_all()
+        return tuple(new)
+
+    def _judge_all(self) -> list[Page]:
+        """Judge every outcome, and close the windows that are full; give the pages that are new."""
         new = []
         for tally in self._tallies.values():
-            tally.n += len(outcomes)
-            tally.count += int(counts[tally.outcome])
             page = self._judge(tally)
             if page is not None:
                 if tally.page is None:
@@ -124,12 +140,10 @@ class Governor:
                 tally.is_calm = False
             if tally.n >= tally.window:
                 tally.start_again()
-        return tuple(new)
+        return new
 
     def _judge(self, tally: _Tally) -> Page | None:
         n, expected = tally.n, tally.expected
-        if n < _DECISIONS_MIN:
-            return None
         share = tally.count / n
         is_held = tally.outcome is Outcome.HELD
         if share > (expected if is_held else self._rules.factor * expected):
