@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -66,9 +68,12 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
     cluster.produce("e", [*messages, {"value": b"{}"}])
     (tmp_path / "secret").write_text("hunter2hunter2")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     command = (
         *flags(release, mock.bootstrap),
         *("--set", "sasl.password=@secret", "--set", "session.timeout.ms=6000", "--json"),
+        *("--metrics-port", str(port)),
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "sentinel.cli", *command],
@@ -83,6 +88,9 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        time.sleep(1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            metrics = answer.read().decode()
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=60)
     finally:
@@ -95,7 +103,9 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     assert document["quarantined"] == document["quarantine_sent"] == 1
     assert sum(document["positions"].values()) == 501
     assert list((tmp_path / "state").glob("snapshot-*"))
-    assert "hunter2" not in out + error
+    assert "hunter2" not in out + error + metrics
+    assert "sentinel_stream_partitions 2.0" in metrics
+    assert 'sentinel_stream_lag_events{partition="0",topic="e"} 0.0' in metrics
 
 
 def test_a_topic_that_does_not_exist_is_named(run: Run, release: Path, mock: MockKafka) -> None:
