@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,19 +87,77 @@ def test_a_name_that_would_not_do_is_refused(run: Run, tmp_path: Path, name: str
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_the_project_s_own_tests_pass(tmp_path: Path) -> None:
-    """Simulate, check the contract, train, build, gates, two equal replays: for real."""
-    write_project(tmp_path / "card-watch", "card-watch")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def test_a_folder_that_does_not_exist_is_not_made(run: Run, tmp_path: Path) -> None:
+    ended = run("init", "card-watch", "--in", "nowhere")
+    assert ended.returncode == ExitCode.USAGE
+    assert ended.stderr.startswith("sentinel: usage-invalid: --in: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_step_names_the_python_that_has_sentinel(run: Run) -> None:
+    ended = run("init", "card-watch", "--json", PATH="/usr/bin:/bin")
+    python = shlex.quote(sys.executable)
+    assert json.loads(ended.stdout)["next"] == f"cd card-watch && make check PYTHON={python}"
+    beside = f"{Path(sys.executable).parent}{os.pathsep}/usr/bin:/bin"
+    ended = run("init", "other", "--json", PATH=beside)
+    assert json.loads(ended.stdout)["next"] == "cd other && make check"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_python_without_sentinel_is_told_in_one_sentence(tmp_path: Path) -> None:
+    write_project(tmp_path / "p", "p")
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S "$@"\n')
+    bare.chmod(0o755)
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"],
-        cwd=tmp_path / "card-watch",
-        env={**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        ["make", "-s", "check", f"PYTHON={bare}"],
+        cwd=tmp_path / "p",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "does not have Sentinel with what training needs" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_own_events_are_read_and_never_overwritten(tmp_path: Path) -> None:
+    project = tmp_path / "p"
+    write_project(project, "p")
+    (project / "data").mkdir()
+    (project / "data" / "events.ndjson").write_text("MINE\n")
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-B", "-m", "unittest", "discover", "-s", "tests"),
+            *("-k", "test_data_every_event"),
+        ],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert (project / "data" / "events.ndjson").read_text() == "MINE\n"
+    assert not (project / "build").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_project_s_own_tests_pass_with_the_command_that_is_printed(
+    run: Run, tmp_path: Path
+) -> None:
+    """Simulate, check the contract, train, build, gates, two equal replays: for real."""
+    following = json.loads(run("init", "card-watch", "--json", PATH="/usr/bin:/bin").stdout)["next"]
+    ended = subprocess.run(
+        ["/bin/sh", "-c", following],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=280,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout
-    assert "6 passed" in ended.stdout
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.findall(r"Ran (\d) tests? in", ended.stderr) == ["3", "1", "2"]

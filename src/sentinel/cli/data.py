@@ -51,12 +51,14 @@ def prepare(
             "--delay-days", min=0, max=365, help="Handbook: days until a verdict is known."
         ),
     ] = 7,
+    force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a published set as lines of events and, where it has labels, of verdicts.
 
     Looked for in the folder that SENTINEL_DATA names, else in ../shared/data beside the
-    repository. A folder that was made from the same file is left as it is.
+    repository. A folder that was made from the same file is left as it is; files that stand there
+    and are something else are refused.
     """
     from sentinel.data.handbook import prepare_handbook
     from sentinel.data.purchasing_cards import prepare_purchasing_cards
@@ -68,7 +70,11 @@ def prepare(
             advance(done / max(total, 1), f"{done:,} of {total:,}")
 
         if data_set is DataSet.HANDBOOK:
-            folder = prepare_handbook(out, source=source, delay_days=delay_days, progress=progress)
+            folder = prepare_handbook(
+                out, source=source, delay_days=delay_days, overwrite=force, progress=progress
+            )
         else:
-            folder = prepare_purchasing_cards(out, source=source, progress=progress)
+            folder = prepare_purchasing_cards(
+                out, source=source, overwrite=force, progress=progress
+            )
     show_folder(folder, output)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -13,7 +16,7 @@ import typer
 
 from sentinel.cli import options
 from sentinel.cli.contract import load_schema
-from sentinel.cli.output import Output, pairs
+from sentinel.cli.output import Output, pairs, write_line
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 
@@ -60,12 +63,23 @@ def init(
     """
     output = Output(as_json=as_json)
     project = folder / check_name(name)
+    if not folder.is_dir():
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--in",
+            expected="a folder that exists",
+            got=str(folder),
+        )
     written = write_project(project, name)
-    output.document({"project": str(project), "files": written})
+    following = next_command(project)
+    output.document({"project": str(project), "files": written, "next": following})
     output.show(
         pairs(f"{project}/", dict.fromkeys(written, "")),
-        f"Next:  cd {project} && make check",
+        "Next:",
     )
+    # Not folded: this is to be copied.
+    if not as_json:
+        write_line(f"  {following}")
 
 
 def check_name(name: str) -> str:
@@ -89,6 +103,14 @@ def check_name(name: str) -> str:
             got=name,
         )
     return name
+
+
+def next_command(project: Path) -> str:
+    """Say what to run next, with the Python that runs this where ``python3`` is another."""
+    found = shutil.which("python3")
+    is_found = found is not None and Path(found).parent == Path(sys.executable).parent
+    python = "" if is_found else f" PYTHON={shlex.quote(sys.executable)}"
+    return f"cd {shlex.quote(str(project))} && make check{python}"
 
 
 def write_project(project: Path, name: str) -> list[str]:

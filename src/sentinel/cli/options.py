@@ -32,6 +32,9 @@ DurabilityClass = Annotated[
         help="What the state survives: a killed process, or a power cut as well.",
     ),
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace event files that stand there already.")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="Settings to use instead of ./sentinel.toml."),

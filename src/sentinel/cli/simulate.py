@@ -15,6 +15,17 @@ from sentinel.core.errors import ErrorCode, SentinelError
 if TYPE_CHECKING:
     from sentinel.data import EventFolder
 
+# Settings of the simulator that the command line calls otherwise.
+_FLAGS = {
+    "seed": "--seed",
+    "n_cards": "--cards",
+    "n_merchants": "--merchants",
+    "days": "--days",
+    "events_per_day": "--events-per-day",
+    "fraud_share": "--fraud-share",
+    "first_day": "--first-day",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -42,29 +53,35 @@ def simulate(  # noqa: PLR0913 -- one parameter a flag
     first_day: Annotated[
         str, typer.Option("--first-day", help="First day, YYYY-MM-DD, in UTC.")
     ] = "2025-01-06",
+    force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write transactions and, as they become known, verdicts on them.
 
     Four kinds of fraud hide among daily life: bursts of card testing, impossible travel,
     compromised merchants, account take-over. A folder that was made with the same settings is
-    left as it is.
+    left as it is; files that stand there and are something else are refused.
     """
     from sentinel.data.simulator import Simulation
 
-    simulation = Simulation(
-        seed=seed,
-        n_cards=cards,
-        n_merchants=merchants,
-        days=days,
-        events_per_day=events_per_day,
-        fraud_share=fraud_share,
-        first_day=_day(first_day),
-    )
+    try:
+        simulation = Simulation(
+            seed=seed,
+            n_cards=cards,
+            n_merchants=merchants,
+            days=days,
+            events_per_day=events_per_day,
+            fraud_share=fraud_share,
+            first_day=_day(first_day),
+        )
+    except SentinelError as error:
+        raise _of_flag(error) from error
     output = Output(as_json=as_json)
     with output.progress("simulating", total=days) as advance:
         folder = simulation.write(
-            out, progress=lambda done, total: advance(done, f"day {done} of {total}")
+            out,
+            overwrite=force,
+            progress=lambda done, total: advance(done, f"day {done} of {total}"),
         )
     show_folder(folder, output)
 
@@ -84,6 +101,16 @@ def show_folder(folder: EventFolder, output: Output) -> None:
     if folder.feedback is not None:
         shown[str(folder.feedback)] = f"{folder.n_feedback:,} verdicts, {folder.n_frauds:,} frauds"
     output.show(pairs("Left as it was" if folder.was_there else "Written", shown))
+
+
+def _of_flag(error: SentinelError) -> SentinelError:
+    """Name the flag where the simulator names its own setting."""
+    flag = _FLAGS.get(error.at)
+    if flag is None:
+        return error
+    return SentinelError(
+        error.code, at=flag, expected=error.expected, got=error.got, hint=error.hint
+    )
 
 
 def _day(text: str) -> dt.date:

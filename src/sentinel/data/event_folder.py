@@ -103,17 +103,46 @@ class FolderWriter:
         Made where it is missing.
     made_from : dict
         Plain data that names the source and every setting; equal data, equal folder.
+    overwrite : bool
+        Whether files that stand there, and were not made from the same, may be replaced.
     """
 
-    def __init__(self, folder: Path, *, made_from: dict[str, object]) -> None:
+    def __init__(
+        self, folder: Path, *, made_from: dict[str, object], overwrite: bool = True
+    ) -> None:
         self._folder = folder
+        self._overwrite = overwrite
         self._made_from = json.loads(canonical_json(made_from))
         self._files: dict[str, IO[bytes]] = {}
         self._counts = dict.fromkeys(_NAMES, 0)
         self._sizes = dict.fromkeys(_NAMES, 0)
 
     def existing(self) -> EventFolder | None:
-        """Return the folder as it is, where it is whole and made from the same."""
+        """Return the folder as it is, where it is whole and made from the same.
+
+        Raises
+        ------
+        SentinelError
+            ``output-exists`` where other files stand there and may not be replaced.
+        """
+        found = self._found()
+        if found is None and not self._overwrite:
+            self._refuse_taken()
+        return found
+
+    def _refuse_taken(self) -> None:
+        for name in (*_NAMES, MANIFEST):
+            path = self._folder / name
+            if path.exists() or path.is_symlink():
+                raise SentinelError(
+                    ErrorCode.OUTPUT_EXISTS,
+                    at=str(path),
+                    expected="a new folder, or one made with the same settings",
+                    got="a file that was not",
+                    hint="Choose another folder, or --force to replace its files.",
+                )
+
+    def _found(self) -> EventFolder | None:
         try:
             content = read_bounded(
                 self._folder / MANIFEST, n_bytes_max=limits.FOLDER_MANIFEST_BYTES_MAX
@@ -127,7 +156,7 @@ class FolderWriter:
                     return None
             return self._describe({name: int(counts[name]) for name in sizes}, was_there=True)
         except (SentinelError, OSError, ValueError, KeyError, TypeError, AttributeError):
-            # Whatever is there, it is not a folder of ours: it is written anew.
+            # Whatever is there, it is not a folder of ours.
             return None
 
     def __enter__(self) -> FolderWriter:

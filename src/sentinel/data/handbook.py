@@ -78,6 +78,7 @@ def prepare_handbook(
     *,
     source: Path | None = None,
     delay_days: int = DELAY_DAYS_DEFAULT,
+    overwrite: bool = True,
     progress: Progress | None = None,
 ) -> EventFolder:
     """Write the transactions, the verdicts on them, and the scenarios of the frauds.
@@ -91,6 +92,8 @@ def prepare_handbook(
         day, as published); ``handbook_simulated_card_tx`` in the data folder by default.
     delay_days : int
         Days from a transaction to its verdict, 0 to 365; the book has 7.
+    overwrite : bool
+        Whether files that stand there and differ may be replaced; else ``output-exists``.
     progress : callable, optional
         Called with the rows written and the rows in all.
 
@@ -114,7 +117,7 @@ def prepare_handbook(
         raise ValueError("delay_days: expected 0 to 365")
     paths = find(NAME, source)
     made_from = {"format": _FORMAT, "files": identity_of(paths), "delay_days": delay_days}
-    writer = FolderWriter(folder, made_from=made_from)
+    writer = FolderWriter(folder, made_from=made_from, overwrite=overwrite)
     done = writer.existing()
     if done is not None:
         return done

@@ -87,7 +87,11 @@ def purchasing_cards_are_there() -> bool:
 
 
 def prepare_purchasing_cards(
-    folder: Path, *, source: Path | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    source: Path | None = None,
+    overwrite: bool = True,
+    progress: Progress | None = None,
 ) -> EventFolder:
     """Write the purchases as they are, in the order of the source; there is no feedback.
 
@@ -98,6 +102,8 @@ def prepare_purchasing_cards(
     source : Path, optional
         A Parquet or CSV file with the columns of ``docs/data.md``;
         ``real_purchasing_cards_2010`` in the data folder by default.
+    overwrite : bool
+        Whether files that stand there and differ may be replaced; else ``output-exists``.
     progress : callable, optional
         Called with the rows written and the rows in all.
 
@@ -113,7 +119,8 @@ def prepare_purchasing_cards(
         ``file-unwritable``.
     """
     paths = find(NAME, source)
-    writer = FolderWriter(folder, made_from={"format": _FORMAT, "files": identity_of(paths)})
+    made_from: dict[str, object] = {"format": _FORMAT, "files": identity_of(paths)}
+    writer = FolderWriter(folder, made_from=made_from, overwrite=overwrite)
     done = writer.existing()
     if done is not None:
         return done

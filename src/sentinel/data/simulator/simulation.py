@@ -211,7 +211,9 @@ class Simulation:
             columns, verdict_encoder().encode, n_events, source="simulated-verdicts"
         )
 
-    def write(self, folder: Path, *, progress: Progress | None = None) -> EventFolder:
+    def write(
+        self, folder: Path, *, overwrite: bool = True, progress: Progress | None = None
+    ) -> EventFolder:
         """Write transactions, verdicts and the kinds of fraud as lines of JSON.
 
         A folder that was written with the same settings is left as it is.
@@ -220,15 +222,18 @@ class Simulation:
         ----------
         folder : Path
             Made where it is missing. The files appear whole or not at all.
+        overwrite : bool
+            Whether files that stand there and differ may be replaced.
         progress : callable, optional
             Called with the days done and the days in all.
 
         Raises
         ------
         SentinelError
-            ``file-unwritable``; nothing half-written is left behind.
+            ``file-unwritable``; nothing half-written is left behind. ``output-exists`` where
+            something else stands there and may not be replaced.
         """
-        writer = FolderWriter(folder, made_from=self.to_data())
+        writer = FolderWriter(folder, made_from=self.to_data(), overwrite=overwrite)
         done = writer.existing()
         if done is not None:
             return done
