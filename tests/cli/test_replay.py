@@ -48,12 +48,15 @@ def test_two_runs_write_the_same_bytes_and_count_everything(
             *("replay", release, "--unapproved", "--events", events),
             *("--decisions", name, "--log", f"{name}-log", "--json"),
         )
-        assert ended.returncode == ExitCode.OK, ended.stderr
+        # Nobody approved the release, and the exit code says what the page says.
+        assert ended.returncode == ExitCode.DEGRADED, ended.stderr
         document = json.loads(ended.stdout)
+        assert document["troubles"] == []
         assert document["read"] == document["decided"] == 2000
         assert document["standing"] == "NOT APPROVED"
         contents.append((tmp_path / name).read_bytes())
     assert contents[0] == contents[1]
+    assert not (tmp_path / "quarantine").exists()
 
 
 def test_an_unapproved_release_does_not_decide_unasked(run: Run, kit: tuple[Path, Path]) -> None:
@@ -69,6 +72,7 @@ def test_the_page_for_people_fits_and_says_that_nobody_approved(
 ) -> None:
     release, events = map(str, kit)
     ended = run("replay", release, "--unapproved", "--events", events)
+    assert ended.returncode == ExitCode.DEGRADED
     assert "NOT APPROVED" in ended.stdout
     assert "System Status: DEGRADED" in ended.stdout
     assert ended.stderr == ""
@@ -114,10 +118,14 @@ def test_resuming_needs_the_file_that_was_being_written(run: Run, kit: tuple[Pat
     assert "usage-invalid: --resume" in ended.stderr
 
 
-def test_ctrl_c_in_the_middle_can_be_continued(
-    run: Run, kit: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)],
+)
+def test_a_signal_in_the_middle_can_be_continued(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: ExitCode
 ) -> None:
-    """A real SIGINT; what was written is good, and the rest follows without a gap."""
+    """What was written is good, and the rest follows without a gap, though stopped once more."""
     release, events = kit
     many = tmp_path / "many.ndjson"
     # Other ids, so that nothing is a duplicate: long enough to be stopped in the middle.
@@ -147,9 +155,9 @@ def test_ctrl_c_in_the_middle_can_be_continued(
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, error = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.INTERRUPTED
+    assert process.returncode == code
     document = json.loads(out)
     assert document["interrupted"]
     assert 0 < document["next_position"] < 60_000
@@ -180,3 +188,123 @@ def test_what_was_kept_can_be_looked_into(run: Run, kit: tuple[Path, Path], tmp_
     assert kept["refused"] == {"non_finite": 1, "missing_field": 1}
     assert [each["position"] for each in kept["first"]] == [2000]
     assert run("quarantine", "nowhere").returncode == ExitCode.FILE
+
+
+def many_events(events: Path, out: Path, *, n_turns: int, bad_every: int) -> None:
+    """Repeat events under other names, with a line that is no event in between."""
+    lines = events.read_text().splitlines()
+    with out.open("w") as file:
+        for turn in range(n_turns):
+            for i, line in enumerate(lines):
+                file.write(line.replace('"payment_id": "p', f'"payment_id": "q{turn}-') + "\n")
+                if i % bad_every == 0:
+                    file.write(f'{{"bad": "{turn}-{i}"}}\n')
+
+
+def test_a_replay_killed_again_and_again_quarantines_once(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """SIGKILL before the first checkpoint, and while it catches up; every refusal stands once."""
+    from sentinel.contract.quarantine import read_quarantine
+
+    many = tmp_path / "many.ndjson"
+    many_events(kit[1], many, n_turns=20, bad_every=100)
+    arguments = (
+        *("replay", str(kit[0]), "--unapproved", "--events", str(many)),
+        *("--batch-events", "50", "--decisions", "out", "--quarantine", "kept"),
+        *("--log", "log", "--json"),
+    )
+    for n_before in (5, 60, 120):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sentinel.cli", *arguments, "--resume"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "kept").exists() or n_before > sum(
+            1 for _ in read_quarantine(tmp_path / "kept")
+        ):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+        process.communicate(timeout=60)
+    ended = run(*arguments, "--resume")
+    assert ended.returncode == ExitCode.DEGRADED, ended.stderr
+    document = json.loads(ended.stdout)
+    assert document["quarantined"] == 400
+    positions = [record.position for record in read_quarantine(tmp_path / "kept")]
+    assert positions == sorted(set(positions))
+    assert len(positions) == 400
+    logged = json.loads(run("decisions", "log", "--json").stdout)
+    assert logged["found"] == document["decided"] == 40_000
+
+
+def test_what_stands_there_already_is_not_written_over(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A precious file, the events themselves, a link to them, a place in the release."""
+    release, events = kit
+    own = tmp_path / "events.ndjson"
+    own.write_bytes(events.read_bytes())
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "link").symlink_to(own)
+    (tmp_path / "hard").hardlink_to(own)
+    (tmp_path / "into").symlink_to(release)
+    base = ("replay", str(release), "--unapproved", "--events", str(own), "--json")
+    always = ["events.ndjson", "link", "hard", str(release / "new"), "into/new"]
+    before = sorted(path.name for path in release.iterdir())
+    cases = [("precious",), ("precious", "--resume"), *((name, "--force") for name in always)]
+    for name, *more in cases:
+        ended = run(*base, "--decisions", name, *more)
+        assert ended.returncode == ExitCode.USAGE, (name, ended.stderr)
+        error = json.loads(ended.stdout)["error"]
+        assert (error["code"], error["at"]) == ("output-exists", name)
+    partial = tmp_path / "new.partial"
+    partial.symlink_to(own)
+    assert run(*base, "--decisions", "new", "--force").returncode == ExitCode.USAGE
+    assert own.read_bytes() == events.read_bytes()
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert sorted(path.name for path in release.iterdir()) == before
+    assert run(*base, "--decisions", "precious", "--force").returncode == ExitCode.DEGRADED
+    assert (tmp_path / "precious").read_text().startswith("{")
+
+
+def test_a_run_that_came_to_nothing_does_not_end_well(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """All events refused, too many, all feedback refused, nothing to decide: each is said."""
+    release, events = kit
+    lines = events.read_text().splitlines(keepends=True)
+    (tmp_path / "bad").write_text("{}\n" * 3)
+    (tmp_path / "half").write_text("".join(lines[:300]) + "{}\n" * 300)
+    base = ("replay", str(release), "--unapproved", "--json", "--events")
+    for arguments, sentence in (
+        (("bad",), "all 3 events were refused"),
+        (("half",), "300 of 600 events were refused"),
+        ((str(events), "--feedback", "bad"), "all 3 feedback events were refused"),
+        ((str(events), "--from", "99999"), "--from is beyond the end"),
+    ):
+        ended = run(*base, *arguments)
+        assert ended.returncode == ExitCode.DEGRADED
+        document = json.loads(ended.stdout)
+        assert sentence in document["troubles"][0]
+        assert sentence in ended.stderr
+        if "--feedback" in arguments:
+            assert document["feedback_quarantined"] == 3
+            assert document["feedback_refused"] == {"missing_field": 3}
+
+
+def test_a_log_and_a_quarantine_that_hold_something_are_said_to_be_added_to(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "some").write_bytes(kit[1].read_bytes() + b"{}\n")
+    arguments = (
+        *("replay", str(kit[0]), "--unapproved", "--events", "some"),
+        *("--log", "log", "--quarantine", "kept", "--json"),
+    )
+    assert "added" not in run(*arguments).stderr
+    again = run(*arguments)
+    assert "log holds a decision log already" in again.stderr
+    assert "kept held refused events already" in again.stderr

@@ -102,3 +102,25 @@ def test_a_device_is_no_place_for_decisions() -> None:
         DecisionFile(Path("/dev/null"), run="a").start()
     assert caught.value.code is ErrorCode.FILE_UNWRITABLE
     assert caught.value.at == "/dev/null"
+
+
+def test_bytes_that_changed_behind_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    file = unfinished(tmp_path, checkpoint_after=3, lines_after=0)
+    content = file.partial.read_bytes().replace(b"1", b"7")
+    file.partial.write_bytes(content)
+    with pytest.raises(SentinelError) as caught:
+        DecisionFile(tmp_path / "out.ndjson", run="a").resume()
+    assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
+    assert caught.value.at.endswith("out.ndjson.checkpoint.json")
+    assert file.partial.read_bytes() == content
+
+
+def test_a_checkpoint_never_goes_backwards(tmp_path: Path) -> None:
+    unfinished(tmp_path, checkpoint_after=3, lines_after=0)
+    file = DecisionFile(tmp_path / "out.ndjson", run="a")
+    before = file.checkpoint_path.read_bytes()
+    assert file.resume() is not None
+    with pytest.raises(AssertionError, match="behind"):
+        file.save_checkpoint(next_position=2, counts={})
+    file.close()
+    assert file.checkpoint_path.read_bytes() == before

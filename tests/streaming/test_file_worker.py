@@ -253,6 +253,64 @@ def test_a_killed_run_continues_from_its_last_checkpoint(
     assert logged.column("event_id").to_pylist() == [f"p{i}" for i in range(case.n_events)]
 
 
+def stop_at(n_events: int, case: Case, job: FileJob) -> FileReport:
+    stop = threading.Event()
+    with opened(case) as (scorer, valves):
+        watchers = stop_after(n_events, stop)
+        return FileWorker(scorer, job, valves=valves, watchers=watchers, stop=stop).run()
+
+
+def test_a_run_stopped_while_it_catches_up_leaves_its_checkpoint(
+    case: Case, tmp_path: Path
+) -> None:
+    """Stopped at 1500, again while it catches up at 300, then continued: as if nobody had."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    job = FileJob(events=case.events, feedback=case.feedback, decisions=out, n_events_batch=100)
+    carry(case, replace(job, decisions=whole))
+    stop_at(1500, case, job)
+    checkpoint = tmp_path / "out.checkpoint.json"
+    before = checkpoint.read_bytes()
+    for n_events in (300, 1400, 1500):
+        report = stop_at(n_events, case, replace(job, resume=True))
+        assert report.is_interrupted
+        assert checkpoint.read_bytes() == before
+    carry(case, replace(job, resume=True))
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("next_position", [300, 1600])
+def test_a_position_that_does_not_fit_the_bytes_is_refused(
+    case: Case, tmp_path: Path, next_position: int
+) -> None:
+    """The checkpoint itself was changed: neither a gap nor anything twice comes of it."""
+    job = FileJob(events=case.events, decisions=tmp_path / "out", n_events_batch=100)
+    stop_at(1500, case, job)
+    checkpoint = tmp_path / "out.checkpoint.json"
+    fields = json.loads(checkpoint.read_bytes())
+    assert fields["next_position"] == fields["n_lines"] == 1500
+    checkpoint.write_text(json.dumps({**fields, "next_position": next_position}))
+    before = (tmp_path / "out.partial").read_bytes()
+    with pytest.raises(SentinelError) as caught:
+        carry(case, replace(job, resume=True))
+    assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
+    assert caught.value.at == str(checkpoint)
+    assert (tmp_path / "out.partial").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_events_that_end_before_the_checkpoint_are_refused(case: Case, tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(case.events.read_bytes())
+    job = FileJob(events=path, decisions=tmp_path / "out", n_events_batch=100)
+    stop_at(1500, case, job)
+    path.write_bytes(b"".join(case.events.read_bytes().splitlines(keepends=True)[:700]))
+    with pytest.raises(SentinelError) as caught:
+        carry(case, replace(job, resume=True))
+    assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
+    assert caught.value.at.endswith("out.checkpoint.json")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_release_or_start_cannot_continue_a_run(case: Case, tmp_path: Path) -> None:
     stop = threading.Event()
     job = FileJob(events=case.events, decisions=tmp_path / "out", n_events_batch=100)

@@ -25,7 +25,7 @@ from sentinel.cli.demo_page import (
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import evaluation_table, gates_table, instant, now_ms
-from sentinel.cli.replay import run_job
+from sentinel.cli.replay import graceful, run_job
 from sentinel.cli.session import SessionPlan, open_session
 from sentinel.cli.train import build_shown, train_shown
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -301,11 +301,11 @@ def _replay(
             n_events_batch=settings.batch_events,
         )
         watchers = Watchers(on_decisions=seen.see)
-        with watch.step("replay"):
-            report = run_job(session, job, output, title="replaying", watchers=watchers)
+        with watch.step("replay"), graceful() as stop:
+            report = run_job(session, job, output, title="replaying", stop=stop, watchers=watchers)
         if report.is_interrupted:
             output.note(f"Interrupted before line {report.next_position:,}.")
-            return ExitCode.INTERRUPTED
+            return ExitCode.TERMINATED if stop.is_terminated else ExitCode.INTERRUPTED
         if data.feedback is None:
             raise AssertionError("both sources of the demo have labels")
         labels = seen.labels(read_verdicts(candidate.pipeline, data.feedback))

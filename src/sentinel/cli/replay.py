@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sentinel.cli import config, options
+from sentinel.cli.boundary import TerminatedError
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Advance, Output, duration_ms, number, pairs, table
 from sentinel.cli.session import Session, SessionPlan, open_session
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sentinel.monitoring import DriftReport
+    from sentinel.scoring import Policy
     from sentinel.streaming import FileJob, FileProgress, FileReport, Watchers
 
 
@@ -68,6 +70,9 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
             "2025-02-17. Events before it are learned from, not decided.",
         ),
     ] = "0",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file of decisions when it exists.")
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue an interrupted run; needs --decisions or --state."),
@@ -91,6 +96,8 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     what was written until then is good, and --resume continues there. At the end every event read
     is accounted for: decided, held, quarantined or deduplicated.
     """
+    from sentinel.contract.quarantine import next_segment
+
     settings = config.load({"batch_events": batch_events}, file=config_file).value
     if resume and decisions is None and state is None:
         raise SentinelError(
@@ -99,6 +106,11 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
             expected="--decisions, the file that was being written, or --state",
             got="neither",
         )
+    outputs = [each for each in (decisions, log, quarantine, state) if each is not None]
+    refuse_overwriting(
+        decisions, outputs, folder, inputs=(events, feedback), may_exist=force, resume=resume
+    )
+    is_appended = log is not None and not resume and log.is_dir() and any(log.iterdir())
     job = _job(events, feedback, decisions, first, settings.batch_events, resume)
     plan = SessionPlan(
         folder=folder,
@@ -110,18 +122,104 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
         durability=durability,
     )
     output = Output(as_json=as_json)
-    with open_session(plan, settings) as session:
-        report = run_job(session, job, output, title=f"replaying {events.name}")
-        output.document(report_data(session, report))
-        output.show(*report_page(session, report), status_panel(status_of(session)))
-        is_healthy = session.scorer.status().health == "healthy"
+    if is_appended:
+        output.note(f"{log} holds a decision log already: this run's decisions are added to it.")
+    is_kept_with_others = not resume and next_segment(plan.quarantine) > 0
+    with open_session(plan, settings) as session, graceful() as stop:
+        report = run_job(session, job, output, title=f"replaying {events.name}", stop=stop)
+        found = troubles_of(report, session.loaded.parts.policy)
+        status = status_of(session, found)
+        output.document({**report_data(session, report), "troubles": found})
+        output.show(*report_page(session, report), status_panel(status))
+        is_kept_with_others &= session.quarantine.counts().kept > 0
+    if is_kept_with_others:
+        output.note(f"{plan.quarantine} held refused events already: those of this run are added.")
+    for trouble in found:
+        output.note(f"{events.name}: {trouble}.")
     for note in report.notes:
         output.note(f"{events.name}: {note}")
     if report.is_interrupted:
         how = "the same command with --resume continues" if decisions or state else "run it again"
         output.note(f"Interrupted before line {report.next_position:,}; {how}.")
-        return ExitCode.INTERRUPTED
-    return ExitCode.OK if is_healthy and not report.counts.held else ExitCode.DEGRADED
+        return ExitCode.TERMINATED if stop.is_terminated else ExitCode.INTERRUPTED
+    return ExitCode.OK if status.is_nominal else ExitCode.DEGRADED
+
+
+def refuse_overwriting(
+    decisions: Path | None,
+    outputs: Sequence[Path],
+    folder: Path,
+    *,
+    inputs: Sequence[Path | None],
+    may_exist: bool,
+    resume: bool,
+) -> None:
+    """Refuse to write over what this command did not make, or into the release.
+
+    Raises
+    ------
+    SentinelError
+        ``output-exists``; nothing was changed.
+    """
+    release = folder.resolve()
+    for output in outputs:
+        if output.resolve().is_relative_to(release):
+            raise _exists(output, "a place outside the release", "a path in the release's folder")
+    if decisions is None:
+        return
+    unfinished = decisions.with_name(decisions.name + ".partial")
+    checkpoint = decisions.with_name(decisions.name + ".checkpoint.json")
+    for written in (decisions, unfinished, checkpoint):
+        if written.resolve().is_relative_to(release):
+            raise _exists(written, "a place outside the release", "a path in the release's folder")
+        if any(each is not None and _is_same(written, each) for each in inputs):
+            raise _exists(decisions, "a file of its own", f"{written.name}, which is being read")
+    is_there = decisions.is_file() or decisions.is_symlink()
+    if not is_there or may_exist or (resume and checkpoint.is_file() and unfinished.is_file()):
+        return
+    raise _exists(
+        decisions, "no such file yet", "a file", "Name another, or replace it with --force."
+    )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Tell whether two paths are one file, by links of either kind too."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def _exists(
+    at: Path, expected: str, got: str, hint: str = "Name another; nothing was changed."
+) -> SentinelError:
+    return SentinelError(ErrorCode.OUTPUT_EXISTS, at=str(at), expected=expected, got=got, hint=hint)
+
+
+def troubles_of(report: FileReport, policy: Policy) -> list[str]:
+    """Say what a run that ended well should not be taken for a good one because of."""
+    counts = report.counts
+    found = []
+    n_refused = counts.quarantined + report.n_history_refused
+    n_read = counts.read + report.n_history
+    is_many = n_read >= policy.refused_events_min and (
+        n_refused > policy.refused_share_max * n_read
+    )
+    if n_read and n_refused == n_read:
+        found.append(f"all {n_read:,} events were refused")
+    elif is_many:
+        found.append(
+            f"{n_refused:,} of {n_read:,} events were refused, more than the policy's share of "
+            f"{policy.refused_share_max:g}"
+        )
+    if counts.feedback_read and counts.feedback_quarantined == counts.feedback_read:
+        found.append(f"all {counts.feedback_read:,} feedback events were refused")
+    if counts.held:
+        found.append(f"{counts.held:,} decisions were held")
+    if report.n_history and not counts.read and not report.is_interrupted:
+        found.append(
+            f"nothing was decided: --from is beyond the end, after {report.n_history:,} events"
+        )
+    return found
 
 
 def run_job(
@@ -130,15 +228,16 @@ def run_job(
     output: Output,
     *,
     title: str,
+    stop: Stop,
     watchers: Watchers | None = None,
 ) -> FileReport:
-    """Carry a file through a session, with a progress bar and a graceful Ctrl-C."""
+    """Carry a file through a session, with a progress bar, until it ends or ``stop`` is set."""
     from dataclasses import replace
 
     from sentinel.streaming import FileWorker, Watchers
 
     n_bytes = job.events.stat().st_size if job.events.is_file() else 0
-    with graceful() as stop, output.progress(title, total=n_bytes) as advance:
+    with output.progress(title, total=n_bytes) as advance:
         shown = replace(watchers or Watchers(), on_progress=lambda done: _advance(advance, done))
         worker = FileWorker(session.scorer, job, valves=session.valves, watchers=shown, stop=stop)
         return worker.run()
@@ -159,6 +258,8 @@ def report_data(session: Session, report: FileReport) -> dict[str, object]:
         "deduplicated": counts.deduplicated,
         "late": counts.late,
         "feedback_read": counts.feedback_read,
+        "feedback_quarantined": counts.feedback_quarantined,
+        "feedback_refused": report.feedback_refused,
         "refused": report.refused,
         "outcomes": report.outcomes,
         "served_by": report.served_by,
@@ -201,6 +302,9 @@ def report_page(session: Session, report: FileReport) -> list[RenderableType]:
     page = [pairs("Replay", facts), _decisions_table(report)]
     if report.refused:
         page.append(table("Refused", ["reason", "events"], list(report.refused.items())))
+    if report.feedback_refused:
+        rows = list(report.feedback_refused.items())
+        page.append(table("Refused feedback", ["reason", "events"], rows))
     return page
 
 
@@ -279,14 +383,22 @@ def first_decided(text: str) -> tuple[int, int | None]:
         ) from error
 
 
+class Stop(threading.Event):
+    """Set when the work is to end after its batch."""
+
+    is_terminated: bool = False
+
+
 @contextmanager
-def graceful() -> Iterator[threading.Event]:
+def graceful() -> Iterator[Stop]:
     """Let the first Ctrl-C or SIGTERM end the work after its batch, and the second one at once."""
-    stop = threading.Event()
+    stop = Stop()
 
     def on_signal(signal_number: int, frame: FrameType | None) -> None:
+        is_terminated = signal_number == signal.SIGTERM
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise TerminatedError if is_terminated else KeyboardInterrupt
+        stop.is_terminated = is_terminated
         stop.set()
 
     before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}

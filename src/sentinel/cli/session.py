@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,10 +94,12 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
         allow_unapproved=plan.allow_unapproved,
     )
     with ExitStack() as stack:
+        if not plan.quarantine.exists():
+            stack.callback(_remove_when_empty, plan.quarantine)
         quarantine = stack.enter_context(Quarantine(plan.quarantine))
         metrics = Metrics(with_process=False)
         decisions = DecisionValve() if plan.log is not None else None
-        valves = Valves(refusals=RefusalValve(quarantine), log=decisions)
+        valves = Valves(refusals=RefusalValve(quarantine, plan.quarantine), log=decisions)
         sinks = Sinks(refusals=valves.refusals or quarantine, decisions=decisions, metrics=metrics)
         engine = None if plan.state is None else _open_store(stack, plan.state, plan, loaded)
         scorer = loaded.open_scorer(sinks, clock=ReplayClock(), engine=engine)
@@ -117,6 +119,12 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
             log=log,
             valves=valves,
         )
+
+
+def _remove_when_empty(folder: Path) -> None:
+    """Leave no empty folder behind; one that holds something stays."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _open_store(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,10 +58,10 @@ def status(
     return ExitCode.OK if found.is_nominal else ExitCode.DEGRADED
 
 
-def status_of(session: Session) -> Status:
-    """Put the status block of a session together."""
+def status_of(session: Session, found: Iterable[str] = ()) -> Status:
+    """Put the status block of a session together, with what its work has ``found`` to be wrong."""
     from sentinel.hardware import probe_accelerators
-    from sentinel.monitoring import build_status
+    from sentinel.monitoring import Trouble, build_status
     from sentinel.release import Standing
 
     scorer = session.scorer.status()
@@ -71,7 +72,7 @@ def status_of(session: Session) -> Status:
         release=release,
         p99_s=session.metrics.quantile("inference_latency_seconds", 0.99),
         drift_score=scorer.drift_score,
-        troubles=_troubles(session),
+        troubles=[*_troubles(session), *map(Trouble, found)],
         accelerators=probe_accelerators(),
     )
 

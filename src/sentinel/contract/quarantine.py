@@ -387,8 +387,23 @@ def _unreadable(path: Path, error: OSError) -> SentinelError:
     return SentinelError(code, at=str(path), expected=expected, got=error.strerror or error)
 
 
-def read_quarantine(folder: Path, *, disk: Disk | None = None) -> Iterator[QuarantineRecord]:
+def next_segment(folder: Path) -> int:
+    """Give the number that the next segment of a quarantine gets; 0 where there is no folder."""
+    try:
+        numbers = _segment_numbers(SystemDisk().names(folder))
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return numbers[-1] + 1 if numbers else 0
+
+
+def read_quarantine(
+    folder: Path, *, first_segment: int = 0, disk: Disk | None = None
+) -> Iterator[QuarantineRecord]:
     """Read a quarantine back, oldest line first; one segment in memory at a time.
+
+    Segments with a number below ``first_segment`` are left out.
 
     A last line without its line end is what a killed process left: it is passed over, for its
     refusals were never counted as kept.
@@ -406,6 +421,8 @@ def read_quarantine(folder: Path, *, disk: Disk | None = None) -> Iterator[Quara
         raise _unreadable(folder, error) from error
     decoder = msgspec.json.Decoder(QuarantineRecord)
     for number in numbers:
+        if number < first_segment:
+            continue
         path = folder / _segment_name(number)
         try:
             lines = disk.read(path).split(b"\n")[:-1]

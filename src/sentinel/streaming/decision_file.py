@@ -2,13 +2,15 @@
 
 While a replay runs, its decisions grow in ``NAME.partial``; at the end that is synced and renamed
 to ``NAME``. Beside it ``NAME.checkpoint.json`` says how far the file is good: the next position
-of the source and the bytes written until then. After an interruption, even ``kill -9``, the file
-is cut back to its checkpoint and continued there: no decision is lost or written twice.
+of the source, the bytes and lines written until then and their checksum. After an interruption,
+even ``kill -9``, the file is cut back to its checkpoint and continued there: no decision is lost or
+written twice.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -29,8 +31,10 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Digest of all that decides what the file will hold: release, sources, first position.
     next_position : int
         Position in the source of the first event that is not in the file.
-    n_bytes : int
-        Bytes of the file that are good.
+    n_bytes, n_lines : int
+        Bytes and lines of the file that are good.
+    checksum : int
+        CRC-32 of those bytes.
     counts : dict of str to int
         What had been counted by then.
     """
@@ -38,6 +42,8 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     run: str
     next_position: int
     n_bytes: int
+    n_lines: int
+    checksum: int
     counts: dict[str, int]
 
 
@@ -59,6 +65,9 @@ class DecisionFile:
         self._run = run
         self._file: BinaryIO | None = None
         self._n_bytes = 0
+        self._n_lines = 0
+        self._checksum = 0
+        self._saved_position = 0
 
     def start(self) -> None:
         """Begin anew; what an earlier run left unfinished is overwritten.
@@ -70,7 +79,7 @@ class DecisionFile:
         """
         self.checkpoint_path.unlink(missing_ok=True)
         self._open(anew=True)
-        self._n_bytes = 0
+        self._n_bytes = self._n_lines = self._checksum = self._saved_position = 0
 
     def resume(self) -> Checkpoint | None:
         """Continue after the last checkpoint; begin anew when there is none.
@@ -83,8 +92,8 @@ class DecisionFile:
         Raises
         ------
         SentinelError
-            ``checkpoint-mismatch`` when the unfinished file is of another run, or shorter than
-            its checkpoint says; ``file-unwritable``.
+            ``checkpoint-mismatch`` when the unfinished file is of another run, or does not hold
+            what its checkpoint says; ``file-unwritable``.
         """
         checkpoint = self._read_checkpoint()
         if checkpoint is None:
@@ -94,6 +103,9 @@ class DecisionFile:
         file.truncate(checkpoint.n_bytes)
         file.seek(checkpoint.n_bytes)
         self._n_bytes = checkpoint.n_bytes
+        self._n_lines = checkpoint.n_lines
+        self._checksum = checkpoint.checksum
+        self._saved_position = checkpoint.next_position
         return checkpoint
 
     def write(self, lines: bytes) -> None:
@@ -106,14 +118,54 @@ class DecisionFile:
         except OSError as error:
             raise _unwritable(self.partial, error) from error
         self._n_bytes += len(lines)
+        self._n_lines += lines.count(b"\n")
+        self._checksum = zlib.crc32(lines, self._checksum)
 
     def save_checkpoint(self, *, next_position: int, counts: Mapping[str, int]) -> None:
-        """Make everything written so far survive, then say so."""
+        """Make everything written so far survive, then say so; it never goes backwards."""
+        if next_position < self._saved_position:
+            raise AssertionError(
+                f"a checkpoint at {next_position} behind the one at {self._saved_position}"
+            )
         self._sync()
         checkpoint = Checkpoint(
-            run=self._run, next_position=next_position, n_bytes=self._n_bytes, counts=dict(counts)
+            run=self._run,
+            next_position=next_position,
+            n_bytes=self._n_bytes,
+            n_lines=self._n_lines,
+            checksum=self._checksum,
+            counts=dict(counts),
         )
         write_atomically(self.checkpoint_path, msgspec.json.encode(checkpoint))
+        self._saved_position = next_position
+
+    def check_written(self, *, n_lines: int, checksum: int) -> None:
+        """Compare what the file held when it was continued with what it should have held.
+
+        Raises
+        ------
+        SentinelError
+            ``checkpoint-mismatch`` when bytes and position of the checkpoint do not belong
+            together.
+        """
+        if (n_lines, checksum) != (self._n_lines, self._checksum):
+            raise self._mismatch(
+                f"the {n_lines} decisions until line {self._saved_position} of the events",
+                f"{self._n_lines} lines, or others",
+            )
+
+    def refuse_short_source(self, *, next_position: int) -> None:
+        """Refuse to end well where the source ended before the checkpoint.
+
+        Raises
+        ------
+        SentinelError
+            ``checkpoint-mismatch``.
+        """
+        if next_position < self._saved_position:
+            raise self._mismatch(
+                f"events until line {self._saved_position}", f"a file of {next_position} lines"
+            )
 
     def finish(self) -> None:
         """Turn the unfinished file into the whole one."""
@@ -175,7 +227,23 @@ class DecisionFile:
         n_bytes = self.partial.stat().st_size
         if not 0 <= checkpoint.n_bytes <= n_bytes or checkpoint.next_position < 0:
             raise self._mismatch(f"at least {checkpoint.n_bytes} bytes of decisions", n_bytes)
+        n_lines, checksum = self._measure(checkpoint.n_bytes)
+        if (n_lines, checksum) != (checkpoint.n_lines, checkpoint.checksum):
+            raise self._mismatch(
+                f"{checkpoint.n_lines} lines of checksum {checkpoint.checksum:08x}",
+                f"{n_lines} lines of checksum {checksum:08x}",
+            )
         return checkpoint
+
+    def _measure(self, n_bytes: int) -> tuple[int, int]:
+        """Count the lines of the first bytes of the unfinished file, and sum them up."""
+        n_lines = checksum = 0
+        with self.partial.open("rb") as file:
+            while n_bytes and (part := file.read(min(n_bytes, limits.DECISION_FILE_BUFFER_BYTES))):
+                n_bytes -= len(part)
+                n_lines += part.count(b"\n")
+                checksum = zlib.crc32(part, checksum)
+        return n_lines, checksum
 
     def _mismatch(self, expected: str, got: object) -> SentinelError:
         return SentinelError(

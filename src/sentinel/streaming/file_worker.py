@@ -20,6 +20,7 @@ end well.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -118,8 +119,8 @@ class FileReport:
         Events before the first decided one: read, learned from, not decided.
     n_history_refused : int
         Of those, refused by the contract; not quarantined again.
-    refused, outcomes, served_by, reasons : mapping of str to int
-        Events by reason of refusal; decisions by outcome, by who answered, by why.
+    refused, feedback_refused, outcomes, served_by, reasons : mapping of str to int
+        Events and feedback by reason of refusal; decisions by outcome, by who answered, by why.
     seconds, history_seconds : float
         Spent on events that were decided, and on history; reading included.
     latency : LatencyHistogram
@@ -135,6 +136,7 @@ class FileReport:
     n_history: int
     n_history_refused: int
     refused: dict[str, int]
+    feedback_refused: dict[str, int]
     outcomes: dict[str, int]
     served_by: dict[str, int]
     reasons: dict[str, int]
@@ -160,7 +162,10 @@ class _Tally:
     n_lines: int = 0
     n_since_checkpoint: int = 0
     next_position: int = 0
+    relived_lines: int = 0
+    relived_checksum: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    feedback_refused: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[int] = field(default_factory=Counter)
     served_by: Counter[int] = field(default_factory=Counter)
     reasons: Counter[int] = field(default_factory=Counter)
@@ -229,6 +234,7 @@ class FileWorker:
         self._tally = _Tally()
         self._has_begun = job.first_decided == 0 and job.first_decided_ms is None
         self._resumed_at = 0
+        self._is_caught_up = False
 
     def run(self) -> FileReport:
         """Carry everything, or as much as there is time for until ``stop`` is set.
@@ -251,10 +257,11 @@ class FileWorker:
             is_interrupted = self._stop.is_set() and not source.progress.is_complete
             self._check_conservation(has_file=file is not None)
             if file is not None:
-                if is_interrupted:
-                    self._save(file)
-                else:
+                if not is_interrupted:
+                    self._check_caught_up(file)
                     file.finish()
+                elif self._tally.next_position > self._resumed_at:
+                    self._save(file)
         finally:
             if file is not None:
                 file.close()
@@ -281,16 +288,29 @@ class FileWorker:
         if job.decisions is None:
             if self._store is not None:
                 self._first = self._store.position(source)
+                if job.resume:
+                    self._valves.skip_since({})
             return None
         file = DecisionFile(job.decisions, run=job.digest(self._scorer.parts.release_digest))
-        checkpoint = file.resume() if job.resume else None
-        if checkpoint is None:
+        try:
+            self._begin(file, source)
+        except SentinelError:
+            file.close()
+            raise
+        return file
+
+    def _begin(self, file: DecisionFile, source: str) -> None:
+        """Begin a file of decisions, or go on where an earlier run ended."""
+        checkpoint = file.resume() if self._job.resume else None
+        if not self._job.resume:
             file.start()
+        if checkpoint is None:
+            # So that even a run that is killed at once knows what its sinks held before it.
+            file.save_checkpoint(next_position=0, counts=self._valves.marks())
         if self._store is not None:
             self._go_on(self._store, source, checkpoint)
         elif checkpoint is not None:
             self._skip_to(checkpoint)
-        return file
 
     def _go_on(self, store: EmbeddedStore, source: str, checkpoint: Checkpoint | None) -> None:
         """Begin where both the state and the file of decisions can go on."""
@@ -307,7 +327,7 @@ class FileWorker:
         self._first = min(written, store.position(source))
         self._resumed_at = written
         if checkpoint is not None:
-            self._has_begun = True
+            self._has_begun = self._has_begun or bool(checkpoint.counts.get("has_begun"))
             self._valves.skip_since(checkpoint.counts)
 
     def _skip_to(self, checkpoint: Checkpoint) -> None:
@@ -334,6 +354,13 @@ class FileWorker:
 
     def _parts(self, raw: RawBatch) -> Iterator[RawBatch]:
         """Cut the batch in which the first decided event stands; all others stay whole."""
+        caught_up = self._resumed_at - int(raw.positions[0])
+        if 0 < caught_up <= int(raw.positions[-1]) - int(raw.positions[0]):
+            # The state is behind the decisions, and its batches are cut elsewhere.
+            place = int(np.searchsorted(raw.positions, self._resumed_at))
+            yield from self._parts(_slice(raw, 0, place))
+            yield from self._parts(_slice(raw, place, raw.n_events))
+            return
         if self._has_begun:
             yield raw
             return
@@ -383,7 +410,11 @@ class FileWorker:
             lines = self._scorer.encode(decisions)
             self._tally.n_lines += lines.count(b"\n")
             if first_position >= self._resumed_at:
+                self._check_caught_up(file)
                 file.write(lines)
+            else:
+                self._tally.relived_lines += lines.count(b"\n")
+                self._tally.relived_checksum = zlib.crc32(lines, self._tally.relived_checksum)
         self._watchers.on_decisions(decisions)
 
     def _count(self, decoded: Decoded, decisions: DecisionBatch, seconds: float) -> None:
@@ -405,19 +436,32 @@ class FileWorker:
         counts = self._scorer.counts()
         file.save_checkpoint(
             next_position=self._tally.next_position,
-            counts={"read": counts.read, **self._valves.marks()},
+            counts={
+                "read": counts.read,
+                "has_begun": int(self._has_begun),
+                **self._valves.marks(),
+            },
         )
         self._tally.n_since_checkpoint = 0
         if self._store is not None:
             self._store.maintain()
 
+    def _check_caught_up(self, file: DecisionFile) -> None:
+        """Compare decisions made once more with those in the file, when they are all made."""
+        if self._store is not None or self._is_caught_up:
+            return
+        self._is_caught_up = True
+        file.refuse_short_source(next_position=self._tally.next_position)
+        file.check_written(n_lines=self._tally.relived_lines, checksum=self._tally.relived_checksum)
+
     def _feedback_order(self) -> _Feedback:
         path = self._job.feedback
+        refused = self._tally.feedback_refused
         if path is None:
-            return _Feedback(self._scorer, None)
+            return _Feedback(self._scorer, None, refused)
         source = EventFile(path)
         first = 0 if self._store is None else self._store.position(source.source)
-        return _Feedback(self._scorer, source, first_position=first)
+        return _Feedback(self._scorer, source, refused, first_position=first)
 
     def _check_conservation(self, *, has_file: bool) -> None:
         counts = self._scorer.counts()
@@ -450,6 +494,7 @@ class FileWorker:
             n_history=tally.n_history,
             n_history_refused=tally.n_history_refused,
             refused=dict(tally.refused.most_common()),
+            feedback_refused=dict(tally.feedback_refused.most_common()),
             outcomes=_named(tally.outcomes, code_names(Outcome)),
             served_by=_named(tally.served_by, code_names(ServedBy)),
             reasons={k: n for k, n in _named(tally.reasons, code_names(Reason)).items() if n},
@@ -458,17 +503,29 @@ class FileWorker:
             latency=tally.latency,
             is_interrupted=is_interrupted,
             next_position=tally.next_position,
-            notes=source.progress.notes,
+            notes=(*source.progress.notes, *self._notes(is_interrupted=is_interrupted)),
         )
+
+    def _notes(self, *, is_interrupted: bool) -> tuple[str, ...]:
+        if not is_interrupted or self._tally.next_position >= self._resumed_at:
+            return ()
+        until = f"line {self._resumed_at:,}"
+        return (f"still catching up to {until}: the decisions until there are as they were",)
 
 
 class _Feedback:
     """Learns feedback in time for the events that may know it."""
 
     def __init__(
-        self, scorer: Scorer, source: EventFile | None, *, first_position: int = 0
+        self,
+        scorer: Scorer,
+        source: EventFile | None,
+        refused: Counter[str],
+        *,
+        first_position: int = 0,
     ) -> None:
         self._scorer = scorer
+        self._refused = refused
         self._first_position = first_position
         self._time_name = scorer.parts.plan.features.events.event_time.name
         self._order = FeedbackOrder(self._learned(source), self._latest_ms)
@@ -485,7 +542,9 @@ class _Feedback:
         """Learn batch after batch, each when it is asked for."""
         if source is not None:
             for raw in source.batches(first_position=self._first_position):
-                yield self._scorer.learn(raw)
+                decoded = self._scorer.learn(raw)
+                self._refused.update(str(refusal.code) for refusal in decoded.refusals)
+                yield decoded
 
     def _latest_ms(self, decoded: Decoded) -> int:
         schema = self._scorer.parts.plan.features.feedback

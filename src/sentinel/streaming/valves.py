@@ -9,34 +9,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sentinel.contract import Refusal
+from sentinel.contract.quarantine import next_segment, read_quarantine
 from sentinel.monitoring.decision_log import DecisionLog
 from sentinel.monitoring.log_records import LogRecords
 from sentinel.scoring import RefusalSink
 
 
 class RefusalValve:
-    """A sink of refusals that drops the first so many.
+    """A quarantine that does not get the refusals of this run that it has already.
+
+    A run refuses the events of a source in order, so what the quarantine holds of a source says
+    how far it was kept: all until there was kept, or counted as left out. What came to the disk
+    last decides, not the checkpoint, and a killed run is continued exactly where it was killed.
 
     Parameters
     ----------
     inner : RefusalSink
-        Where the others go.
+        Where the refusals go.
+    folder : Path, optional
+        Of the quarantine; without it a resumed run keeps refusals again.
     """
 
-    def __init__(self, inner: RefusalSink) -> None:
+    def __init__(self, inner: RefusalSink, folder: Path | None = None) -> None:
         self._inner = inner
-        self.n_to_drop = 0
-        self.n_passed = 0
+        self._folder = folder
+        self._kept_until: dict[tuple[str, int], int] = {}
+        self.first_segment = 0 if folder is None else next_segment(folder)
+
+    def skip(self, *, first_segment: int) -> None:
+        """Drop what the quarantine holds in this segment and those after it."""
+        self.first_segment = first_segment
+        if self._folder is None or not self._folder.exists():
+            return
+        kept = self._kept_until
+        for record in read_quarantine(self._folder, first_segment=first_segment):
+            if record.code is not None:
+                place = (record.source, record.partition)
+                kept[place] = max(kept.get(place, -1), record.position)
 
     def put(self, refusals: Sequence[Refusal]) -> None:
         """Keep those that were not kept before; raises when it cannot, and then none was kept."""
-        n_dropped = min(self.n_to_drop, len(refusals))
-        if n_dropped < len(refusals):
-            self._inner.put(refusals[n_dropped:])
-        self.n_to_drop -= n_dropped
-        self.n_passed += len(refusals)
+        if self._kept_until:
+            refusals = [each for each in refusals if not self._is_kept(each)]
+        self._inner.put(refusals)
+
+    def _is_kept(self, refusal: Refusal) -> bool:
+        place = (refusal.source, refusal.partition)
+        return refusal.position <= self._kept_until.get(place, -1)
 
 
 class DecisionValve:
@@ -107,7 +129,7 @@ class Valves:
         """Return what a checkpoint has to remember."""
         marks = {}
         if self.refusals is not None:
-            marks["refusals"] = self.refusals.n_passed
+            marks["quarantine_since"] = self.refusals.first_segment
         if self.log is not None:
             marks["log_before"] = self.log.n_before
             marks["log_kept"] = self.log.n_kept
@@ -115,15 +137,19 @@ class Valves:
 
     def skip(self, marks: Mapping[str, int]) -> None:
         """Drop what an earlier run has kept."""
-        if self.refusals is not None:
-            self.refusals.n_to_drop = marks.get("refusals", 0)
+        self._skip_refusals(marks)
         if self.log is not None and "log_before" in marks:
             self.log.skip(n_before=marks["log_before"])
 
     def skip_since(self, marks: Mapping[str, int]) -> None:
         """Drop what an earlier run has kept after its checkpoint; for a run that begins there."""
+        self._skip_refusals(marks)
         if self.log is not None and "log_kept" in marks:
             self.log.skip(n_before=marks["log_kept"])
+
+    def _skip_refusals(self, marks: Mapping[str, int]) -> None:
+        if self.refusals is not None:
+            self.refusals.skip(first_segment=marks.get("quarantine_since", 0))
 
     def flush(self) -> bool:
         """Make everything kept so far survive; False when that took too long."""
