@@ -191,3 +191,10 @@ def test_a_port_setting_is_read_though_kubernetes_has_variables_like_it() -> Non
     assert caught.value.code is ErrorCode.CONFIGURATION_INVALID
     ignored = {"SENTINEL_PORT": "tcp://10.0.0.1:80", "SENTINEL_WEB_SERVICE_PORT": "80"}
     assert load_configuration({}, ignored, folder=Path("/nowhere")).value.serve_http_port == 8080
+
+
+def test_an_error_shows_the_value_that_was_given() -> None:
+    with pytest.raises(SentinelError) as caught:
+        load_configuration({}, {"SENTINEL_BATCH_EVENTS": "abc"}, folder=Path("/nowhere"))
+    assert caught.value.at == "SENTINEL_BATCH_EVENTS"
+    assert caught.value.got == "abc"

@@ -222,7 +222,9 @@ def test_what_is_no_plain_file_is_refused_without_reading_it(
 
 def test_a_linked_release_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
-    assert refuse(tmp_path / "link").code is ErrorCode.RELEASE_STRUCTURE
+    refused = refuse(tmp_path / "link")
+    assert refused.code is ErrorCode.RELEASE_STRUCTURE
+    assert (refused.got, refused.hint) == ("a symbolic link", "Give the folder itself.")
     signatures = folder / "signatures"
     signatures.rename(tmp_path / "elsewhere")
     signatures.symlink_to(tmp_path / "elsewhere")

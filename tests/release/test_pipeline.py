@@ -173,7 +173,19 @@ def test_a_file_without_exactly_one_pipeline_is_refused(tmp_path: Path, text: st
     path.write_text(text)
     with pytest.raises(SentinelError) as caught:
         Pipeline.load(path)
-    assert (caught.value.code, caught.value.at) == (ErrorCode.PIPELINE_INVALID, str(path))
+    assert caught.value.code is ErrorCode.PIPELINE_INVALID
+    is_run = text == "" or "=" in text.splitlines()[-1]
+    assert caught.value.at == (str(path) if is_run else f"{path}, line 1")
+
+
+@pytest.mark.parametrize("text", ["sys.exit(0)", "sys.exit()", "raise SystemExit(2)", "def f(:"])
+def test_an_error_in_the_file_is_named_with_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pipeline.py"
+    path.write_text(f"import sys\n\n{text}\n")
+    with pytest.raises(SentinelError) as caught:
+        Pipeline.load(path)
+    assert caught.value.code is ErrorCode.PIPELINE_INVALID
+    assert caught.value.at == f"{path}, line 3"
 
 
 def test_an_error_of_sentinel_in_the_file_keeps_its_place(tmp_path: Path) -> None:
@@ -181,7 +193,11 @@ def test_an_error_of_sentinel_in_the_file_keeps_its_place(tmp_path: Path) -> Non
     path.write_text(FILE.replace('delay="7d"', 'delay="soon"'))
     with pytest.raises(SentinelError) as caught:
         Pipeline.load(path)
-    assert caught.value.at == "label.delay"
+    line = FILE[: FILE.index('delay="7d"')].count("\n") + 1
+    place, _, inner = caught.value.at.rpartition(": ")
+    assert inner == "label.delay"
+    assert place.startswith(f"{path}, line ")
+    assert abs(int(place.rpartition(" ")[2]) - line) <= 3
 
 
 def test_a_pipeline_file_that_is_not_there_says_so(tmp_path: Path) -> None:

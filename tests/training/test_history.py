@@ -12,6 +12,7 @@ import pytest
 from sentinel.contract import RawBatch
 from sentinel.contract.decoder import Decoder
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.data import EventFolder
 from sentinel.data.simulator.contracts import Verdict
 from sentinel.features import Engine, FeatureSet, compile_plan
 from sentinel.release import Label, Pipeline
@@ -43,8 +44,26 @@ def test_a_log_of_refused_events_only_is_named(tmp_path: Path, pipeline: Pipelin
     with pytest.raises(SentinelError) as caught:
         read_history(replace(pipeline, features=fitted), events, feedback)
     assert caught.value.code is ErrorCode.TRAINING_SPLIT_EMPTY
-    assert caught.value.at == str(events)
-    assert caught.value.got == "none, and 1 refused"
+    assert caught.value.at == str(feedback)
+    assert caught.value.got.startswith("none, and 1 refused, the first as ")
+
+
+def test_swapped_files_are_named_with_their_count_and_first_reason(
+    pipeline: Pipeline, folder: EventFolder, tmp_path: Path
+) -> None:
+    assert folder.feedback is not None
+    with pytest.raises(SentinelError) as caught:
+        read_history(pipeline, folder.feedback, folder.events)
+    assert caught.value.code is ErrorCode.TRAINING_SPLIT_EMPTY
+    assert caught.value.at == str(folder.events)
+    assert caught.value.got.startswith(f"none, and {folder.n_events} refused, the first as ")
+    assert "swapped" in caught.value.hint
+    garbage = tmp_path / "garbage.ndjson"
+    garbage.write_text("not json\n" * 3)
+    with pytest.raises(SentinelError) as caught:
+        read_history(pipeline, garbage, folder.feedback)
+    assert caught.value.at == str(garbage)
+    assert caught.value.got.startswith("none, and 3 refused, the first as ")
 
 
 def test_a_missing_log_is_named(tmp_path: Path, pipeline: Pipeline) -> None:

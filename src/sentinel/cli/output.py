@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WIDTH_COLUMNS = 100
 # One line of a cell: long text is folded, and cut only where it is hopeless.
 _CELL_CHARACTERS_MAX = 500
+# A time to the millisecond fits.
+_UNBROKEN_CHARACTERS_MAX = 24
 
 
 class StdoutClosedError(Exception):
@@ -150,7 +152,14 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         is_number = bool(lines) and all(
             not isinstance(line[index], Text) and _looks_numeric(str(line[index])) for line in lines
         )
-        made.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        # A number or a time that is broken in two is read as two.
+        is_short = all(len(str(line[index])) <= _UNBROKEN_CHARACTERS_MAX for line in lines)
+        made.add_column(
+            name,
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_number and is_short,
+        )
     for line in lines:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in line))
     return Group(Text(title, style="bold"), made, Text("")) if title else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sentinel.contract import QuarantineRecord
 
 _COLUMNS = ("event_id", "event_time", "score", "outcome", "served_by", "reason", "position")
+_QUARANTINE_FILES = "refusals-*.jsonl"
 
 Limit = Annotated[
     int, typer.Option("--limit", min=1, max=100_000, help="Records shown; all are counted.")
@@ -51,12 +53,19 @@ def decisions(
     """Show decisions of a decision log: what was decided, by whom, why, on which features."""
     from sentinel.monitoring import read_decisions
 
-    _require_folder(folder)
+    _check_outcomes(outcome or [])
+    n_spilled = _check_log(folder)
     found = read_decisions(folder, event_ids=event_id or None, outcomes=outcome or None)
     output = Output(as_json=as_json)
-    shown = found.slice(0, limit).to_pylist()
-    output.document({"found": found.num_rows, "decisions": shown})
-    rows = [["–" if row[name] is None else str(row[name]) for name in _COLUMNS] for row in shown]
+    # A table without columns would give empty rows.
+    shown = found.slice(0, limit).to_pylist() if found.num_columns else []
+    document = {"found": found.num_rows, "spilled": n_spilled}
+    output.document({**document, "decisions": [_decision(row) for row in shown]})
+    if n_spilled:
+        output.note(f"{n_spilled:,} more decisions are spilled: they wait for the log's writer.")
+    if not found.num_columns:
+        output.note(f"{folder}: a decision log without a segment: none has been written yet.")
+    rows = [[_shown(row[name]) for name in _COLUMNS] for row in shown]
     output.show(table(f"{number(found.num_rows)} decisions in {folder}", _COLUMNS, rows))
 
 
@@ -70,6 +79,9 @@ def quarantine(
     from sentinel.contract import read_quarantine
 
     _require_folder(folder)
+    # The folder of a run that refused nothing is empty.
+    if any(folder.iterdir()) and not any(folder.glob(_QUARANTINE_FILES)):
+        raise _not_there(folder, "the folder of a quarantine, with its refusals-*.jsonl")
     counts: Counter[str] = Counter()
     records = read_quarantine(folder)
     shown = list(islice((each for each in records if each.code is not None), limit))
@@ -95,6 +107,59 @@ def _require_folder(folder: Path) -> None:
         raise SentinelError(
             ErrorCode.FILE_MISSING, at=str(folder), expected="a folder", got="none there"
         )
+
+
+def _not_there(folder: Path, expected: str) -> SentinelError:
+    return SentinelError(
+        ErrorCode.FILE_MISSING, at=str(folder), expected=expected, got="a folder without"
+    )
+
+
+def _check_outcomes(names: list[str]) -> None:
+    from sentinel.scoring import Outcome
+
+    known = [each.name.lower() for each in Outcome]
+    for name in names:
+        if name not in known:
+            raise SentinelError(
+                ErrorCode.USAGE_INVALID,
+                at="--outcome",
+                expected=f"{', '.join(known[:-1])} or {known[-1]}",
+                got=name,
+            )
+
+
+def _check_log(folder: Path) -> int:
+    """Refuse a folder that is no decision log; count the records that are only spilled."""
+    from sentinel.monitoring.decision_log import LEDGER_NAME
+    from sentinel.monitoring.log_segments import SPILL_FOLDER, segment_paths
+    from sentinel.monitoring.log_spill import list_spilled
+
+    _require_folder(folder)
+    if not (folder / LEDGER_NAME).is_file() and not segment_paths(folder):
+        raise _not_there(folder, "the folder of a decision log")
+    spill = folder / SPILL_FOLDER
+    return sum(file.n_records for file in list_spilled(spill)) if spill.is_dir() else 0
+
+
+def _decision(row: dict[str, object]) -> dict[str, object]:
+    """Give a record as JSON can hold it; hashes as a file of decisions writes them."""
+    status, raw = row["feature_status"], row["features_raw"]
+    return {
+        **row,
+        "feature_hash": f"{row['feature_hash']:016x}",
+        "record_hash": f"{row['record_hash']:016x}",
+        "feature_status": list(status) if isinstance(status, bytes) else status,
+        "features_raw": raw.hex() if isinstance(raw, bytes) else raw,
+    }
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 def _why(record: QuarantineRecord) -> str:

@@ -13,7 +13,7 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, number, pairs, table
-from sentinel.core.errors import SentinelError
+from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -125,6 +125,11 @@ def verify_command(
     if faults:
         rows = [(fault.at, fault.expected, fault.got) for fault in faults]
         output.show(table("Not approved because", ["of", "expected", "got"], rows))
+    if not (folder / "signatures" / "build.json").exists():
+        output.note(
+            "Built without a builder's key: nobody can approve this release. Train or build it "
+            "again with --key."
+        )
     if loaded.gates.failed:
         return ExitCode.GATE
     return ExitCode.RELEASE if faults else ExitCode.OK
@@ -184,6 +189,10 @@ def list_(
     as_json: options.AsJson = False,
 ) -> None:
     """List the releases in a folder and one level below, and how each stands."""
+    if not folder.is_dir():
+        raise SentinelError(
+            ErrorCode.FILE_MISSING, at=str(folder), expected="a folder", got="none there"
+        )
     rows = [_listed(each, trust) for each in find_releases(folder)]
     output = Output(as_json=as_json)
     output.document({"releases": rows})
@@ -241,7 +250,6 @@ def role_named(name: str) -> Role:
     SentinelError
         ``usage-invalid``.
     """
-    from sentinel.core.errors import ErrorCode
     from sentinel.release import Role
 
     try:
@@ -369,9 +377,9 @@ def _listed(folder: Path, trust: Path | None) -> dict[str, object]:
     except SentinelError as error:
         return {
             "folder": str(folder),
-            "release": "–",
-            "built": "–",
-            "gates": "–",
+            "release": None,
+            "built": None,
+            "gates": None,
             "standing": f"REFUSED: {error.code}",
         }
     failed = loaded.gates.failed

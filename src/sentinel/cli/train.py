@@ -101,7 +101,14 @@ def train(  # noqa: PLR0913 -- one parameter a flag
             f"Candidate written. Next: sentinel release build {candidate_file} --out FOLDER",
         )
         return ExitCode.OK
-    return show_built(candidate, build_shown(candidate, out, builder, output), output)
+    ended = show_built(candidate, build_shown(candidate, out, builder, output), output)
+    if builder is None:
+        output.note(
+            "Built without --key: nobody can approve this release, so it runs with --unapproved "
+            "only. To have it approved, make a key (sentinel release key FILE --person NAME "
+            "--role build) and train again with --key FILE."
+        )
+    return ended
 
 
 def show_built(candidate: Candidate, built: BuiltRelease, output: Output) -> ExitCode:

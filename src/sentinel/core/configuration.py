@@ -307,7 +307,8 @@ def _checked(name: str, value: object, *, at: str, is_text: bool) -> object:
         checked: object = msgspec.convert(value, hints[name], strict=not is_text)
     except msgspec.ValidationError as error:
         expected, _, got = str(error).partition(", got ")
-        raise _invalid(name, at, expected.removeprefix("Expected "), got or value) from error
+        shown = value if is_text or not got else got
+        raise _invalid(name, at, expected.removeprefix("Expected "), shown) from error
     if not is_of_kind or (isinstance(checked, float) and not math.isfinite(checked)):
         raise _invalid(name, at, f"a finite {plain.__name__}", value)
     return checked

@@ -108,6 +108,14 @@ def _open_folder(folder: Path) -> int:
             ErrorCode.RELEASE_MISSING, at=str(folder), expected="a release folder", got="nothing"
         ) from error
     except OSError as error:
+        if folder.is_symlink():
+            raise SentinelError(
+                ErrorCode.RELEASE_STRUCTURE,
+                at=str(folder),
+                expected="a folder",
+                got="a symbolic link",
+                hint="Give the folder itself.",
+            ) from error
         raise _structure(str(folder), "a folder", error.strerror or error) from error
 
 

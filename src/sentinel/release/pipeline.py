@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _MISTAKES = (
     OSError,
     RuntimeError,
     SyntaxError,
+    SystemExit,
     TypeError,
     ValueError,
 )
@@ -171,6 +173,15 @@ def _load(path: Path) -> Pipeline:
     return next(iter(found.values()))
 
 
+def _place(path: Path, origin: str | None, error: BaseException) -> str:
+    """Name the file and its last line that took part; the file alone where none did."""
+    if isinstance(error, SyntaxError) and error.filename == origin:
+        return f"{path}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == origin]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
 def _run(path: Path) -> ModuleType:
     # The name depends on the whole path: two users' pipeline.py must not be taken for each other.
     name = f"sentinel_pipeline_{sha256_hex(str(path.resolve()).encode())[:16]}"
@@ -186,9 +197,18 @@ def _run(path: Path) -> ModuleType:
     except _MISTAKES as error:
         raise SentinelError(
             ErrorCode.PIPELINE_INVALID,
-            at=str(path),
+            at=_place(path, spec.origin, error),
             expected="a file that runs",
             got=f"{type(error).__name__}: {error}",
+        ) from error
+    except SentinelError as error:
+        place = _place(path, spec.origin, error)
+        raise SentinelError(
+            error.code,
+            at=f"{place}: {error.at}",
+            expected=error.expected,
+            got=error.got,
+            hint=error.hint,
         ) from error
     finally:
         del sys.modules[name]

@@ -118,6 +118,9 @@ def read_history(
         and replaying raise.
     """
     verdicts = read_verdicts(pipeline, feedback, on_progress=on_progress)
+    feedback_schema = pipeline.features.feedback
+    if feedback_schema is not None and not len(verdicts.events):
+        raise _nothing_accepted("verdicts", feedback, feedback_schema)
     features = _fitted(pipeline, events, verdicts, split, on_progress)
     entity, amount = card_field(pipeline), amount_field(features.events)
     keys = [each.key.name for each in features.entities]
@@ -127,17 +130,8 @@ def read_history(
         EventFile(feedback).batches(_BATCH_EVENTS),
         keep=dict.fromkeys(name for name in (entity, amount, *keys) if name),
     )
-    for what, path, n_rows, n_refused in (
-        ("events", events, replayed.n_rows, replayed.n_refused),
-        ("verdicts", feedback, len(verdicts.events), replayed.n_feedback_refused),
-    ):
-        if not n_rows:
-            raise SentinelError(
-                ErrorCode.TRAINING_SPLIT_EMPTY,
-                at=str(path),
-                expected=f"{what} that the contract accepts",
-                got=f"none, and {n_refused} refused",
-            )
+    if not replayed.n_rows:
+        raise _nothing_accepted("events", events, features.events)
     return History(
         pipeline=pipeline,
         events=events,
@@ -147,6 +141,26 @@ def read_history(
         verdicts=verdicts,
         entity=entity,
         amount=amount,
+    )
+
+
+def _nothing_accepted(what: str, path: Path, schema: ContractSchema) -> SentinelError:
+    """Read a file that gave nothing once more, to say how much was refused, and why at first."""
+    decoder = Decoder(schema)
+    n_refused, first = 0, ""
+    for raw in EventFile(path).batches(_BATCH_EVENTS):
+        refusals = decoder.decode(raw).refusals
+        n_refused += len(refusals)
+        if refusals and not first:
+            faults = refusals[0].faults
+            where = f" at {faults[0].path}" if faults and faults[0].path else ""
+            first = f", the first as {refusals[0].code}{where}"
+    return SentinelError(
+        ErrorCode.TRAINING_SPLIT_EMPTY,
+        at=str(path),
+        expected=f"{what} that the contract accepts",
+        got=f"none, and {n_refused} refused{first}",
+        hint="Are --events and --feedback swapped? `sentinel contract check` shows more.",
     )
 
 
@@ -211,6 +225,8 @@ def _fitted(
         (decoder.decode(raw).events for raw in shown(EventFile(events), "encodings", on_progress)),
     )
     ids, times = categories.event_ids, categories.times_ms
+    if not len(times):
+        raise _nothing_accepted("events", events, features.events)
     cut = split or default_split(pipeline, times)
     labels = _labels(pipeline, ids, times, verdicts, cut.cut_ms)
     train = cut.parts(times, labels.known_at_ms).train
