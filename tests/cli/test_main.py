@@ -74,6 +74,13 @@ def test_every_help_page_has_an_example(name: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_help_page_breaks_a_paragraph_only_where_the_terminal_ends(name: str) -> None:
+    paragraphs = str(getattr(COMMANDS[name], "help", "")).split("\n\n")
+    assert all(paragraphs)
+    assert not any("\n" in each for each in paragraphs)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_example_is_a_command_line_that_exists(name: str) -> None:
     """It names a command, and its flags are flags of that command."""
     epilog = str(getattr(COMMANDS[name], "epilog", "") or "")

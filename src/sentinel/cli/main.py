@@ -82,6 +82,9 @@ for command in (
     command.register(app)
 
 
+options.reflow(app)
+
+
 def main() -> None:
     """Run the command line of this process and exit with its code."""
     sys.exit(run_command(app, sys.argv[1:]))

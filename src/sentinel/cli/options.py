@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +40,17 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="Settings to use instead of ./sentinel.toml."),
 ]
+
+
+def reflow(app: typer.Typer) -> None:
+    """Let help pages break the lines of a paragraph where the terminal ends, and only there."""
+    for command in app.registered_commands:
+        if command.callback is not None and not command.help:
+            paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+            command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            reflow(group.typer_instance)
 
 
 def examples(*lines: str) -> str:
