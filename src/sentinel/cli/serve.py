@@ -130,7 +130,8 @@ def announce(output: Output, loaded: LoadedRelease, addresses: Addresses) -> Non
         "metrics_port": addresses.metrics_port,
     }
     output.document(facts)
-    output.show(pairs("Serving", facts))
+    # A port is a name: without separators.
+    output.show(pairs("Serving", {name: str(fact) for name, fact in facts.items()}))
 
 
 def _path(text: str) -> Path | None:
