@@ -84,6 +84,7 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
     from sentinel.contract import Quarantine
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
     from sentinel.release import load_release
+    from sentinel.release.decision_log import open_decision_log
     from sentinel.scoring import ReplayClock, Sinks
     from sentinel.streaming import DecisionValve, RefusalValve, Valves
 
@@ -109,7 +110,14 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
             scorer.drift = DriftMonitor(loaded.parts.reference, settings)
         log = None
         if plan.log is not None and decisions is not None:
-            log = stack.enter_context(_open_log(plan.log, loaded, scorer, configuration))
+            log = stack.enter_context(
+                open_decision_log(
+                    plan.log,
+                    loaded,
+                    execution_provider=scorer.execution_provider,
+                    configuration=configuration,
+                )
+            )
             decisions.attach(log)
         yield Session(
             loaded=loaded,
@@ -140,38 +148,3 @@ def _open_store(
 
     stack.push(close)
     return store
-
-
-def _open_log(
-    folder: Path, loaded: LoadedRelease, scorer: Scorer, configuration: Configuration
-) -> DecisionLog:
-    from sentinel.environment import read_environment
-    from sentinel.monitoring import DecisionLog, LogContext, LogSettings
-    from sentinel.scoring import Outcome, Reason, ServedBy, code_names
-
-    policy = loaded.parts.policy
-    numbers = policy.thresholds().ravel().tolist()
-    names = ("review_above", "decline_above", "fallback_review_above", "fallback_decline_above")
-    context = LogContext(
-        release=loaded.manifest.label,
-        release_digest=loaded.digest,
-        environment_digest=read_environment().digest,
-        execution_provider=scorer.execution_provider,
-        thresholds=dict(zip(names, numbers, strict=True)),
-        feature_names=loaded.parts.plan.names,
-        contract_hash=loaded.events.schema_hash,
-        outcomes=code_names(Outcome),
-        served_by=code_names(ServedBy),
-        reasons=code_names(Reason),
-    )
-    spill = configuration.decision_log_spill_folder
-    settings = LogSettings(
-        policy=policy.decision_log,
-        queue_records_max=configuration.decision_log_queue_records,
-        segment_records_max=configuration.decision_log_segment_records,
-        segment_s_max=configuration.decision_log_segment_s,
-        wait_s_max=configuration.decision_log_wait_s,
-        spill_folder=Path(spill) if spill else None,
-        spill_bytes_max=configuration.decision_log_spill_bytes,
-    )
-    return DecisionLog(folder, context, settings)

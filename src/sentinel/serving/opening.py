@@ -9,20 +9,18 @@ from pathlib import Path
 from sentinel.contract import Quarantine
 from sentinel.core import limits
 from sentinel.core.configuration import Configuration
-from sentinel.environment import read_environment
 from sentinel.features import Engine
 from sentinel.features.stores.embedded import EmbeddedStore
 from sentinel.monitoring import (
     DecisionLog,
     DriftMonitor,
     DriftSettings,
-    LogContext,
-    LogSettings,
     Metrics,
 )
 from sentinel.monitoring.log_records import LogRecords
 from sentinel.release import LoadedRelease, Standing
-from sentinel.scoring import Outcome, Reason, Scorer, ServedBy, Sinks, code_names
+from sentinel.release.decision_log import open_decision_log
+from sentinel.scoring import Scorer, Sinks
 from sentinel.serving.settings import ServerSettings
 
 
@@ -97,7 +95,14 @@ def open_parts(
     if settings.state is not None:
         folders.append(("state", settings.state, True))
     if settings.log is not None:
-        sink.log = stack.enter_context(open_log(settings.log, loaded, scorer, configuration))
+        sink.log = stack.enter_context(
+            open_decision_log(
+                settings.log,
+                loaded,
+                execution_provider=scorer.execution_provider,
+                configuration=configuration,
+            )
+        )
         log = sink.log
         metrics.before_scrape(lambda: metrics.record_log(log.counts()))
         folders.append(("decision log", settings.log, loaded.parts.policy.decision_log == "block"))
@@ -109,44 +114,6 @@ def open_parts(
     return Opened(
         loaded=loaded, scorer=scorer, metrics=metrics, log=sink.log, folders=tuple(folders)
     )
-
-
-def open_log(
-    folder: Path, loaded: LoadedRelease, scorer: Scorer, configuration: Configuration
-) -> DecisionLog:
-    """Open the decision log of a release.
-
-    Raises
-    ------
-    SentinelError
-        ``decision-log-busy``, ``decision-log-damaged``, ``file-unwritable``.
-    """
-    policy = loaded.parts.policy
-    numbers = policy.thresholds().ravel().tolist()
-    names = ("review_above", "decline_above", "fallback_review_above", "fallback_decline_above")
-    context = LogContext(
-        release=loaded.manifest.label,
-        release_digest=loaded.digest,
-        environment_digest=read_environment().digest,
-        execution_provider=scorer.execution_provider,
-        thresholds=dict(zip(names, numbers, strict=True)),
-        feature_names=loaded.parts.plan.names,
-        contract_hash=loaded.events.schema_hash,
-        outcomes=code_names(Outcome),
-        served_by=code_names(ServedBy),
-        reasons=code_names(Reason),
-    )
-    spill = configuration.decision_log_spill_folder
-    settings = LogSettings(
-        policy=policy.decision_log,
-        queue_records_max=configuration.decision_log_queue_records,
-        segment_records_max=configuration.decision_log_segment_records,
-        segment_s_max=configuration.decision_log_segment_s,
-        wait_s_max=configuration.decision_log_wait_s,
-        spill_folder=Path(spill) if spill else None,
-        spill_bytes_max=configuration.decision_log_spill_bytes,
-    )
-    return DecisionLog(folder, context, settings)
 
 
 def _engine(loaded: LoadedRelease, folder: Path | None, stack: ExitStack) -> Engine:
