@@ -230,10 +230,8 @@ def report(
     medians = {name: statistics.median(runs) for name, runs in seconds.items()}
     whole, *_ = medians.values()
     print(
-        print(
-            f"{n_events:,} events in batches of {N_BATCH}, one core, processor time, "
-            f"median of {N_RUNS} in turns"
-        )
+        f"{n_events:,} events in batches of {N_BATCH}, one core, processor time, "
+        f"median of {N_RUNS} in turns"
     )
     print(f"{'':40} {'events/s':>10} {'us/event':>9} {'of the whole path':>18}")
     for name, spent in medians.items():
