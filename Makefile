@@ -1,5 +1,5 @@
 # Few targets. Each does the set-up it needs; re-running is safe.
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check soak bench lock clean
 
 run = .venv/bin/python -m
 
@@ -18,6 +18,11 @@ check: ## what a change must pass beside the tests: format, lint, types, layers,
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(run) pytest -q tests/test_tidy.py tests/test_docs.py
+
+soak: ## the reliability tests, as often as an hour allows
+	@tools/setup.sh requirements/dev.lock redis-server
+	$(run) pytest -m reliability --tier 2 --timeout 900 -p no:randomly $(ARGS)
+	.venv/bin/python tools/reliability_counts.py 2
 
 bench: ## every benchmark, with its limit and its rival beside it
 	@tools/setup.sh requirements/dev.lock

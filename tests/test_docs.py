@@ -62,3 +62,17 @@ def test_documents_name_make_targets_that_exist() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"`make ([a-z]+)", document.read_text()):
             assert target in targets, f"{document.name}: make {target}"
+
+
+def test_reliability_rows_of_tests_and_of_the_page_are_the_same() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text().split("## Counts")[0]
+    documented = set(re.findall(r"^\| ([A-N]\d+) \|", page, re.MULTILINE))
+    tried: set[str] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for call in re.findall(r"mark\.reliability\(([^)]*)\)", path.read_text()):
+            tried |= set(re.findall(r"\"([A-N]\d+)\"", call))
+    assert tried <= documented
+    untried = documented - tried
+    for row in untried:
+        line = next(line for line in page.split("\n") if line.startswith(f"| {row} |"))
+        assert "not tried" in line, f"{row} names no test and no reason"

@@ -1,0 +1,119 @@
+"""Reliability rows: how often each is tried, by tier, and what was seen.
+
+A test of a row of ``docs/reliability.md`` says so and takes its numbers from the fixture::
+
+    @pytest.mark.reliability("B6", t1=500, t2=10_000, t3=100_000)
+    def test_a_flipped_bit_is_found(trials):
+        for seed in trials: ...
+
+``--tier 1`` is every run of the suite; ``make soak`` is tier 2. In tiers 2 and 3 a loop ends after
+``--slice-s`` seconds. What was really tried is counted, and written to ``.cache/reliability/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SLICE_S = 120.0
+"""How long one test of tier 2 or 3 may repeat itself, seconds, unless told otherwise."""
+
+
+class Trials:
+    """Seeds ``0 … n - 1`` of a row, cut off by time in the higher tiers.
+
+    Iterate over it once; or take ``n`` for tools that repeat by themselves, and say ``did(n)``.
+    """
+
+    def __init__(self, n: int, slice_s: float | None) -> None:
+        self.n = n
+        self.done = 0
+        self._slice_s = slice_s
+
+    def __iter__(self) -> Iterator[int]:
+        end = None if self._slice_s is None else time.monotonic() + self._slice_s
+        for seed in range(self.n):
+            if end is not None and seed > 0 and time.monotonic() > end:
+                return
+            yield seed
+            self.done += 1
+
+    def did(self, n: int) -> None:
+        """Count ``n`` trials that another tool made."""
+        self.done += n
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("reliability")
+    tier = int(os.environ.get("SENTINEL_TIER", "1"))
+    group.addoption("--tier", type=int, choices=(1, 2, 3), default=tier, help="how many trials")
+    group.addoption("--slice-s", type=float, default=SLICE_S, help="longest loop of a test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Ledger(config), "reliability-ledger")
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
+    """How often this test's row is to be tried in this tier."""
+    mark = request.node.get_closest_marker("reliability")
+    assert mark is not None, "trials belong to a row: @pytest.mark.reliability('B1', t1=…)"
+    tier = request.config.getoption("--tier")
+    wanted = [mark.kwargs.get(f"t{n}") for n in range(1, tier + 1)]
+    n = [count for count in wanted if count is not None][-1]
+    made = Trials(n, None if tier == 1 else request.config.getoption("--slice-s"))
+    yield made
+    request.node.user_properties.append(("trials", made.done))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    mark = item.get_closest_marker("reliability")
+    if mark is not None and report.when == "teardown":
+        report.user_properties = [*item.user_properties, ("rows", list(mark.args))]
+    return report
+
+
+class _Ledger:
+    """What each test of a row did, over all workers; one file a tier, newest run of each test."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._failed: set[str] = set()
+        self._skipped: set[str] = set()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._tests: dict[str, dict[str, object]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = report.nodeid
+        self._seconds[name] += report.duration
+        if report.failed:
+            self._failed.add(name)
+        if report.skipped:
+            self._skipped.add(name)
+        properties = dict(report.user_properties)
+        if "rows" in properties and name not in self._skipped:
+            self._tests[name] = {
+                "rows": properties["rows"],
+                "trials": properties.get("trials", 1),
+                "failed": name in self._failed,
+                "seconds": round(self._seconds[name], 3),
+            }
+
+    def pytest_sessionfinish(self) -> None:
+        if hasattr(self._config, "workerinput") or not self._tests:
+            return
+        folder = ROOT / ".cache" / "reliability"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"tier-{self._config.getoption('--tier')}.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | self._tests, indent=1, sort_keys=True) + "\n")
