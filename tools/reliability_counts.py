@@ -1,8 +1,8 @@
 """Write what the reliability tests did into ``docs/reliability.md``: rows, trials, failures.
 
-Usage: ``python tools/reliability_counts.py [1 | 2 | 3 ...]`` after a run of that tier. The counts come
-from ``.cache/reliability/tier-N.json``, which every run of the tests keeps. The block of the page
-between its two marks is replaced; nothing else of it is touched.
+Usage: ``python tools/reliability_counts.py [1 | 2 | 3 ...]`` after a run of that tier. The counts
+come from ``.cache/reliability/tier-N.json``, which every run of the tests keeps. The block of the
+page between its two marks is replaced; nothing else of it is touched.
 """
 
 from __future__ import annotations
