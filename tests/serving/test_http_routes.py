@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from serving_rig import GOLDEN, MODEL, N_FEATURES, Served, infer_body, payment
+from serving_rig import GOLDEN, MODEL, N_FEATURES, Served, infer_body, payment, verdict
 
 from sentinel.core import limits
 
@@ -252,3 +252,25 @@ def test_a_deadline_that_cannot_be_read_is_refused(server: Served) -> None:
 
 def test_every_counter_balances_after_all_of_this(server: Served) -> None:
     assert server.opened.scorer.counts().is_balanced
+
+
+def test_feedback_is_learned_once_each_good_and_bad_in_their_order(server: Served) -> None:
+    """An id that comes again changes nothing; a refused line keeps its place and its faults."""
+    scorer = server.opened.scorer
+    before = scorer.counts()
+    lines = b"\n".join([verdict("v1"), b"{}", verdict("v1"), verdict("v2")])
+    answer = server.request("POST", "/v1/feedback", lines, content_type="application/x-ndjson")
+    found = answer.lines()
+    assert [line.get("learned") for line in found] == [True, None, True, True]
+    assert (found[1]["line"], found[1]["code"]) == (1, "event-refused")
+    after = scorer.counts()
+    assert after.feedback_read - before.feedback_read == 4
+    assert after.feedback_quarantined - before.feedback_quarantined == 1
+    assert after.read == before.read
+
+
+def test_one_refused_feedback_event_is_an_error(server: Served) -> None:
+    answer = server.request("POST", "/v1/feedback", b"{}", content_type="application/json")
+    assert (answer.status, answer.json()["code"]) == (422, "event-refused")
+    plain = server.request("POST", "/v1/feedback", b"{}", content_type="text/plain")
+    assert (plain.status, plain.json()["code"]) == (415, "content-unsupported")

@@ -29,7 +29,7 @@ from sentinel.serving.openapi import openapi_document
 from sentinel.serving.plane import Limit, Plane
 from sentinel.serving.tensor_answer import encode_infer
 from sentinel.serving.tensors import read_infer
-from sentinel.serving.work import EventAnswers, Result, TensorAnswers, Work
+from sentinel.serving.work import EventAnswers, Reply, Result, TensorAnswers, Work
 
 Handle = Callable[[HttpRequest], HttpResponse | None]
 
@@ -110,6 +110,7 @@ class HttpRoutes:
         version = model + b"/versions/" + plane.model_version.encode()
         table: dict[bytes, dict[bytes, Handle]] = {
             b"/v1/score": {b"POST": self._score},
+            b"/v1/feedback": {b"POST": self._feedback},
             b"/v1/release": {b"GET": self._release},
             b"/v1/health": {b"GET": self._health},
             b"/openapi.json": {b"GET": lambda _: HttpResponse(200, self._openapi)},
@@ -142,6 +143,19 @@ class HttpRoutes:
     # --- events ------------------------------------------------------------------------------
 
     def _score(self, request: HttpRequest) -> None:
+        events, limit, reply = self._events(request)
+        if CANARY_HEADER in request.headers:
+            self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
+            self._watch(request, self._plane.score_canary(events, limit, reply))
+        else:
+            self._watch(request, self._plane.score(events, limit, reply))
+
+    def _feedback(self, request: HttpRequest) -> None:
+        events, limit, reply = self._events(request)
+        self._watch(request, self._plane.learn(events, limit, reply))
+
+    def _events(self, request: HttpRequest) -> tuple[list[bytes], Limit, Reply]:
+        """Read a body of one event or of lines, who may wait how long, and the way back."""
         content_type = _content_type(request)
         is_many = content_type in _NDJSON_TYPES
         if not is_many and content_type != JSON:
@@ -157,11 +171,7 @@ class HttpRoutes:
         def reply(result: Result) -> None:
             self._reply(request, started_s, result, write)
 
-        if CANARY_HEADER in request.headers:
-            self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
-            self._watch(request, self._plane.score_canary(events, limit, reply))
-        else:
-            self._watch(request, self._plane.score(events, limit, reply))
+        return events, limit, reply
 
     def _decision(self, request: HttpRequest) -> HttpResponse:
         self._require(request, Scope.READ)

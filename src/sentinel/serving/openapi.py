@@ -17,6 +17,7 @@ def openapi_document(plane: Plane) -> _Schema:
     model = f"/v2/models/{plane.model_name}"
     paths: _Schema = {
         "/v1/score": {"post": _score(plane)},
+        "/v1/feedback": {"post": _feedback(plane)},
         "/v1/decisions/{event_id}": {"get": _decision()},
         "/v1/release": {"get": _get("What runs, and how it is", _object(), errors=(401, 403))},
         "/v1/health": {"get": _get("Live, started, ready, degraded, and why", _object(), (503,))},
@@ -77,6 +78,29 @@ def _score(plane: Plane) -> _Schema:
                 },
             },
             **_errors(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
+        },
+    }
+
+
+def _feedback(plane: Plane) -> _Schema:
+    declared = plane.loaded.parts.plan.features.feedback
+    lines = {"schema": {"type": "string"}}
+    name = "nothing: these features read none" if declared is None else declared.name
+    return {
+        "summary": f"Learn what became of earlier events: {name}",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _object()}, "application/x-ndjson": lines},
+        },
+        "responses": {
+            "200": {
+                "description": "For each event that it was learned, or why not",
+                "content": {
+                    "application/json": {"schema": _object()},
+                    "application/x-ndjson": lines,
+                },
+            },
+            **_errors(400, 401, 403, 413, 415, 422, 429, 503, 504),
         },
     }
 

@@ -143,6 +143,26 @@ class Plane:
         _check_rows(len(events))
         return self._submit(Kind.CANARY, len(events), limit, reply, events=events)
 
+    def learn(self, feedback: Sequence[bytes], limit: Limit, reply: Reply) -> Work:
+        """Learn feedback events (labels that came late); as :meth:`score`.
+
+        Each line of the reply is ``{"learned":true}`` or the refusal of that line.
+
+        Raises
+        ------
+        SentinelError
+            ``request-invalid`` too when the release's feature set declares no feedback.
+        """
+        _check_rows(len(feedback))
+        if self.loaded.parts.plan.features.feedback is None:
+            raise SentinelError(
+                ErrorCode.REQUEST_INVALID,
+                at="feedback",
+                expected="none: this release's features read no feedback",
+                got=f"{len(feedback)} events",
+            )
+        return self._submit(Kind.FEEDBACK, len(feedback), limit, reply, events=feedback)
+
     def abandon(self, work: Work) -> None:
         """Forget a request whose caller went away."""
         self.batcher.abandon(work)

@@ -31,6 +31,8 @@ from sentinel.serving.work import Answers, EventAnswers, Kind, Piece, TensorAnsw
 
 SOURCE = "requests"
 CANARY_SOURCE = "canary"
+FEEDBACK_SOURCE = "feedback"
+_LEARNED = b'{"learned":true}'
 # What is logged of a row that came as a tensor: nothing; its rows belong to nobody we know.
 _NOBODY = 0
 
@@ -81,7 +83,7 @@ class ScoringWorker:
         self._event_id = scorer.parts.plan.features.events.event_id.name
         self._entity = scorer.parts.entity_field()
         self._thresholds = scorer.parts.policy.thresholds()
-        self._position = 0
+        self._position = self._feedback_position = 0
         self._failure = ""
 
     def run(self, pieces: Sequence[Piece]) -> list[Answers]:
@@ -91,6 +93,8 @@ class ScoringWorker:
             return list(self._run_tensors(pieces))
         if kind is Kind.CANARY:
             return [self._run_canary(piece.work.events) for piece in pieces]
+        if kind is Kind.FEEDBACK:
+            return [self._run_feedback(piece) for piece in pieces]
         return list(self._run_events(pieces))
 
     def tick(self) -> None:
@@ -173,6 +177,30 @@ class ScoringWorker:
         events = decisions.events
         spans: npt.NDArray[np.int64] = events.text_spans[events.text_fields.index(self._event_id)]
         return spans
+
+    # --- feedback ----------------------------------------------------------------------------
+
+    def _run_feedback(self, piece: Piece) -> EventAnswers:
+        """Learn what became of earlier events; an id that was learned before changes nothing."""
+        events = piece.work.events[piece.start : piece.end]
+        first = self._feedback_position
+        now_ms = time.time_ns() // 1_000_000
+        raw = RawBatch.from_events(
+            events,
+            source=FEEDBACK_SOURCE,
+            first_position=first,
+            received_at_ms=np.full(len(events), now_ms, dtype=np.int64),
+        )
+        try:
+            decoded = self.scorer.learn(raw)
+        except SentinelError as error:
+            self._note_closed(error)
+            raise
+        self._feedback_position += len(events)
+        lines: list[bytes | SentinelError] = [_LEARNED] * len(events)
+        for refusal in decoded.refusals:
+            lines[refusal.position - first] = EventRefusedError(refusal)
+        return EventAnswers(lines)
 
     # --- tensors -----------------------------------------------------------------------------
 

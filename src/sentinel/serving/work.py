@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     EVENTS = 0
     TENSOR = 1
     CANARY = 2
+    FEEDBACK = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Work:
     ----------
     kind : Kind
     events : sequence of bytes
-        Of kinds ``EVENTS`` and ``CANARY``.
+        Of all kinds but ``TENSOR``.
     values : ndarray of float32, shape (n_rows, n_features), or None
         Of kind ``TENSOR``.
     n_rows : int
