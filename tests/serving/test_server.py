@@ -291,3 +291,16 @@ def test_a_server_that_cannot_start_says_one_sentence(tmp_path: Path) -> None:
     assert done.returncode not in {0, 1}
     assert done.stderr.startswith("sentinel: address-unusable: ")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_events_of_the_past_need_a_rehearsal_and_health_says_it_is_one(tmp_path: Path) -> None:
+    old = payment("t-old", paid_at=1_600_000_000_000)
+    with served(tmp_path / "live") as live:
+        refused = live.score(old)
+        assert (refused.status, refused.json()["refusal"]) == (422, "time_skew")
+    with served(tmp_path / "rehearsal", is_rehearsal=True) as rehearsal:
+        rehearsal.wait_ready()
+        assert rehearsal.score(old).json()["event_id"] == "t-old"
+        report = rehearsal.request("GET", "/v1/health").json()
+        assert report["degraded"] is True
+        assert any("rehearsal" in cause for cause in report["causes"])  # type: ignore[attr-defined]

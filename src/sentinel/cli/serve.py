@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,14 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     log: Annotated[
         Path | None, typer.Option(help="Folder of the decision log; without it there is none.")
     ] = None,
+    rehearsal: Annotated[
+        bool,
+        typer.Option(
+            "--rehearsal",
+            help="Take events of the past: their times are not held against the clock. Health and "
+            "status say so.",
+        ),
+    ] = False,
     quarantine: Annotated[Path | None, typer.Option(help="Where refused events are kept.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -77,6 +86,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     }
     configuration = config.load(flags).value
     settings = settings_of(configuration, insecure_bind=insecure_bind, state=state, log=log)
+    settings = dataclasses.replace(settings, is_rehearsal=rehearsal)
     from sentinel.release import load_release
     from sentinel.serving import serve as run_server
 

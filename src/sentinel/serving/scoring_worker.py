@@ -66,6 +66,8 @@ class ScoringWorker:
         Read by the door's thread as well.
     is_prompt : callable
         Whether what is written while scoring is sure not to wait.
+    is_rehearsal : bool
+        Event times are not held against the clock.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class ScoringWorker:
         memory: DecisionMemory,
         *,
         is_prompt: Callable[[], bool] = lambda: True,
+        is_rehearsal: bool = False,
     ) -> None:
         self.scorer = scorer
         self._memory = memory
         self._is_prompt = is_prompt
+        self._is_rehearsal = is_rehearsal
         self._was_prompt = False
         self._prompt_until_s = float("-inf")
         self._event_id = scorer.parts.plan.features.events.event_id.name
@@ -121,12 +125,11 @@ class ScoringWorker:
         events: list[bytes] = []
         for piece in pieces:
             events += piece.work.events[piece.start : piece.end]
-        now_ms = time.time_ns() // 1_000_000
         raw = RawBatch.from_events(
             events,
             source=SOURCE,
             first_position=self._position,
-            received_at_ms=np.full(len(events), now_ms, dtype=np.int64),
+            received_at_ms=self._received_at_ms(len(events)),
         )
         try:
             decoded = self.scorer.decode(raw)
@@ -184,12 +187,11 @@ class ScoringWorker:
         """Learn what became of earlier events; an id that was learned before changes nothing."""
         events = piece.work.events[piece.start : piece.end]
         first = self._feedback_position
-        now_ms = time.time_ns() // 1_000_000
         raw = RawBatch.from_events(
             events,
             source=FEEDBACK_SOURCE,
             first_position=first,
-            received_at_ms=np.full(len(events), now_ms, dtype=np.int64),
+            received_at_ms=self._received_at_ms(len(events)),
         )
         try:
             decoded = self.scorer.learn(raw)
@@ -262,6 +264,11 @@ class ScoringWorker:
         return EventAnswers(self.scorer.encode(decisions).split(b"\n")[:-1])
 
     # --- private -----------------------------------------------------------------------------
+
+    def _received_at_ms(self, n_events: int) -> npt.NDArray[np.int64] | None:
+        if self._is_rehearsal:
+            return None
+        return np.full(n_events, time.time_ns() // 1_000_000, dtype=np.int64)
 
     def _note_closed(self, error: SentinelError) -> None:
         """Notice a scorer that ended in the middle of a batch: it will refuse the next one."""

@@ -45,6 +45,7 @@ from sentinel.serving.scoring_worker import ScoringWorker
 from sentinel.serving.settings import ServerSettings
 
 _SWEEP_S = 1.0
+_REHEARSAL = ("a rehearsal: event times are not held against the clock",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,12 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         memory = DecisionMemory()
-        worker = ScoringWorker(self._opened.scorer, memory, is_prompt=self._opened.is_prompt)
+        worker = ScoringWorker(
+            self._opened.scorer,
+            memory,
+            is_prompt=self._opened.is_prompt,
+            is_rehearsal=self._settings.is_rehearsal,
+        )
         batcher = Batcher(worker, loop)
         plane = Plane(
             self._opened.loaded,
@@ -182,9 +188,10 @@ class Server:
         self._access.add_own(token)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104 -- compared, not bound
         scorer = self._opened.scorer
+        always = _REHEARSAL if self._settings.is_rehearsal else ()
 
         def tell(cause: str, degraded: tuple[str, ...]) -> None:
-            plane.look(degraded)
+            plane.look(always + degraded)
             self._health.door_checked(cause)
             plane.metrics.record_health(_word(plane))
 

@@ -33,6 +33,8 @@ class ServerSettings:
         Folder of the feature state; None: in memory, and lost with the process.
     log : Path or None
         Folder of the decision log; None: no log.
+    is_rehearsal : bool
+        Take events of the past: event times are not held against the clock, and health says so.
     drain_notice_s : float
         How long readiness is false before the door closes.
     canary_s : float
@@ -56,6 +58,7 @@ class ServerSettings:
     quarantine: Path = Path("quarantine")
     state: Path | None = None
     log: Path | None = None
+    is_rehearsal: bool = False
     drain_notice_s: float = limits.DRAIN_NOTICE_S
     canary_s: float = limits.DOOR_CANARY_S
 
