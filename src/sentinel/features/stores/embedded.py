@@ -203,6 +203,14 @@ class EmbeddedStore(Engine):
         """Go on at a later position of a source; what was between is lost to the state."""
         self._next[source, partition] = max(self.position(source, partition), position)
 
+    def relive(self, events: EventBatch) -> FeatureMatrix:
+        """Apply a batch of the log again, at recovery; it was logged, and is not logged again.
+
+        A place for those who must look at what recovery applies: an event at which the process
+        died would kill every start.
+        """
+        return super().advance(events)
+
     # --- durability --------------------------------------------------------------------------
 
     def maintain(self) -> bool:
@@ -353,7 +361,7 @@ class EmbeddedStore(Engine):
         if kind == EVENTS:
             remembered = self._remembered.setdefault(where, _Remembered())
             remembered.positions.append(raw.positions)
-            remembered.matrices.append(super().advance(applied.events))
+            remembered.matrices.append(self.relive(applied.events))
         else:
             super().learn(applied.events)
         return applied.events.n_rows
