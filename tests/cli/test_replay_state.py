@@ -163,3 +163,22 @@ def test_state_can_be_looked_at_checked_and_compacted(
     nowhere = run("store", "inspect", "nowhere")
     assert nowhere.returncode == ExitCode.FILE
     assert "file-missing: nowhere: expected a folder of feature state" in nowhere.stderr
+
+
+def test_a_state_is_brought_up_to_a_place_and_a_later_run_goes_on_there(
+    run: Run, world: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Learning alone decides nothing; what it refuses to do it says before it begins."""
+    state = tmp_path / "state"
+    base = ("replay", str(world[0]), "--unapproved", "--events", str(world[1]), "--feedback",
+            str(world[2]), "--quarantine", str(tmp_path / "q"), "--json")  # fmt: skip
+    refused = run(*base, "--learn-only")
+    assert refused.returncode == ExitCode.USAGE
+    assert "--state" in refused.stderr
+    learned = run(*base, "--state", str(state), "--from", "500", "--learn-only")
+    assert learned.returncode == ExitCode.DEGRADED, "nobody approved it; " + learned.stderr
+    assert (json.loads(learned.stdout)["history"], json.loads(learned.stdout)["read"]) == (500, 0)
+    rest = run(*base, "--state", str(state), "--resume", "--from", "500")
+    assert json.loads(rest.stdout)["read"] == len(world[1].read_bytes().splitlines()) - 500, (
+        rest.stderr
+    )

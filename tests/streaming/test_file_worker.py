@@ -189,6 +189,19 @@ def test_decisions_may_start_at_a_time(case: Case, tmp_path: Path, n_before: int
     assert by_time.read_bytes() == by_position.read_bytes()
 
 
+@pytest.mark.parametrize(("n_before", "learned"), [(0, 10**9), (1, 1), (777, 777), (10**9, 10**9)])
+def test_learning_only_ends_before_the_first_decision(
+    case: Case, n_before: int, learned: int
+) -> None:
+    """The state is then that of every event before it; 0 is all of the file."""
+    job = FileJob(events=case.events, feedback=case.feedback, first_decided=n_before)
+    with opened(case) as (scorer, valves):
+        report = FileWorker(scorer, replace(job, is_learn_only=True), valves=valves).run()
+    assert report.n_history == min(learned, case.n_events)
+    assert report.counts.read == report.counts.decided == 0
+    assert not report.is_interrupted
+
+
 def test_a_start_after_the_end_decides_nothing(case: Case, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = carry(case, FileJob(events=case.events, decisions=out, first_decided=10**9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import signal
 import threading
@@ -40,6 +41,7 @@ def register(app: typer.Typer) -> None:
             "sentinel replay my-release --unapproved --events e.ndjson --decisions out.ndjson "
             "--resume",
             "sentinel replay my-release --unapproved --events e.ndjson --state state --resume",
+            "sentinel replay my-release --unapproved --events e.ndjson --state state --learn-only",
         ),
     )(replay)
 
@@ -82,6 +84,13 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
         typer.Option("--state", help="Folder of durable feature state: go on where it is."),
     ] = None,
     durability: options.DurabilityClass = "process",
+    learn_only: Annotated[
+        bool,
+        typer.Option(
+            "--learn-only",
+            help="Bring the --state up to --from, or to the end, and decide nothing.",
+        ),
+    ] = False,
     batch_events: Annotated[
         int | None, typer.Option("--batch-events", help="Events that are scored together.")
     ] = None,
@@ -106,12 +115,20 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
             expected="--decisions, the file that was being written, or --state",
             got="neither",
         )
+    if learn_only and (state is None or decisions is not None or log is not None):
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--learn-only",
+            expected="--state, and neither --decisions nor --log",
+            got="no --state" if state is None else "something to write decisions to",
+        )
     outputs = [each for each in (decisions, log, quarantine, state) if each is not None]
     refuse_overwriting(
         decisions, outputs, folder, inputs=(events, feedback), may_exist=force, resume=resume
     )
     is_appended = log is not None and not resume and log.is_dir() and any(log.iterdir())
     job = _job(events, feedback, decisions, first, settings.batch_events, resume)
+    job = dataclasses.replace(job, is_learn_only=learn_only)
     plan = SessionPlan(
         folder=folder,
         trust=trust,
@@ -127,7 +144,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     is_kept_with_others = not resume and next_segment(plan.quarantine) > 0
     with open_session(plan, settings) as session, graceful() as stop:
         report = run_job(session, job, output, title=f"replaying {events.name}", stop=stop)
-        found = troubles_of(report, session.loaded.parts.policy)
+        found = troubles_of(report, session.loaded.parts.policy, is_learn_only=learn_only)
         status = status_of(session, found)
         output.document({**report_data(session, report), "troubles": found})
         output.show(*report_page(session, report), status_panel(status))
@@ -195,7 +212,7 @@ def _exists(
     return SentinelError(ErrorCode.OUTPUT_EXISTS, at=str(at), expected=expected, got=got, hint=hint)
 
 
-def troubles_of(report: FileReport, policy: Policy) -> list[str]:
+def troubles_of(report: FileReport, policy: Policy, *, is_learn_only: bool = False) -> list[str]:
     """Say what a run that ended well should not be taken for a good one because of."""
     counts = report.counts
     found = []
@@ -215,7 +232,8 @@ def troubles_of(report: FileReport, policy: Policy) -> list[str]:
         found.append(f"all {counts.feedback_read:,} feedback events were refused")
     if counts.held:
         found.append(f"{counts.held:,} decisions were held")
-    if report.n_history and not counts.read and not report.is_interrupted:
+    is_over = not report.is_interrupted and not is_learn_only
+    if report.n_history and not counts.read and is_over:
         found.append(
             f"nothing was decided: --from is beyond the end, after {report.n_history:,} events"
         )

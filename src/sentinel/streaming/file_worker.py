@@ -64,6 +64,8 @@ class FileJob:
         Events that are scored together.
     resume : bool
         Continue an interrupted run where its checkpoint says.
+    is_learn_only : bool
+        End before the first event that would be decided: the state is brought up, and no more.
     """
 
     events: Path
@@ -73,6 +75,7 @@ class FileJob:
     first_decided_ms: int | None = None
     n_events_batch: int = limits.EVENT_FILE_BATCH_EVENTS_DEFAULT
     resume: bool = False
+    is_learn_only: bool = False
 
     def digest(self, release_digest: str) -> str:
         """Hash all that decides which decisions come out, and how they are cut into batches."""
@@ -232,7 +235,8 @@ class FileWorker:
         self._store = engine if isinstance(engine, EmbeddedStore) else None
         self._first = 0
         self._tally = _Tally()
-        self._has_begun = job.first_decided == 0 and job.first_decided_ms is None
+        is_from_start = job.first_decided == 0 and job.first_decided_ms is None
+        self._has_begun = is_from_start and not job.is_learn_only
         self._resumed_at = 0
         self._is_caught_up = False
 
@@ -349,7 +353,7 @@ class FileWorker:
                     self._tally.seconds += now_s - began_s
                 began_s = now_s
             self._watchers.on_progress(self._progress(source))
-            if self._stop.is_set():
+            if self._stop.is_set() or (self._has_begun and self._job.is_learn_only):
                 return
 
     def _parts(self, raw: RawBatch) -> Iterator[RawBatch]:
@@ -369,12 +373,15 @@ class FileWorker:
             yield _slice(raw, 0, place)
         if place < raw.n_events:
             self._has_begun = True
-            yield _slice(raw, place, raw.n_events)
+            if not self._job.is_learn_only:
+                yield _slice(raw, place, raw.n_events)
 
     def _first_decided(self, raw: RawBatch) -> int:
         """Find the first event of a batch that is to be decided; its length if there is none."""
         place = int(np.searchsorted(raw.positions, self._job.first_decided))
         from_ms = self._job.first_decided_ms
+        if self._job.is_learn_only and from_ms is None and not self._job.first_decided:
+            return raw.n_events
         if from_ms is None or place == raw.n_events:
             return place
         events = self._scorer.decode(raw).events
