@@ -45,6 +45,7 @@ _CHAMPIONS: dict[str, type[Champion]] = {
     "onnx": OnnxModel,
 }
 _TREE_ARRAYS = ("feature", "threshold", "left", "right", "value", "roots")
+_LEAF_COVER = "leaf_cover"
 _LINEAR_ARRAYS = ("coefficients", "centre", "scale")
 Arrays = Mapping[str, np.ndarray]
 
@@ -172,8 +173,10 @@ def _data_of(candidate: Candidate) -> bytes:
 def _champion_arrays(champion: Champion) -> dict[str, np.ndarray]:
     if isinstance(champion, OnnxModel):
         return {"champion_content": np.frombuffer(champion.content, dtype=np.uint8)}
-    names = _TREE_ARRAYS if isinstance(champion, TreeEnsemble) else _LINEAR_ARRAYS
-    return {f"champion_{name}": getattr(champion, name) for name in names}
+    is_trees = isinstance(champion, TreeEnsemble)
+    names = (*_TREE_ARRAYS, _LEAF_COVER) if is_trees else _LINEAR_ARRAYS
+    found = {f"champion_{name}": getattr(champion, name) for name in names}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def _read_champion(data: _Data, arrays: Arrays) -> Champion:
@@ -187,7 +190,10 @@ def _read_champion(data: _Data, arrays: Arrays) -> Champion:
         return Linear(intercept=float(numbers["intercept"]), **parts)
     parts = {name: arrays[f"champion_{name}"] for name in _TREE_ARRAYS}
     return TreeEnsemble(
-        n_features=int(numbers["n_features"]), offset=float(numbers["offset"]), **parts
+        n_features=int(numbers["n_features"]),
+        offset=float(numbers["offset"]),
+        leaf_cover=arrays.get(f"champion_{_LEAF_COVER}"),
+        **parts,
     )
 
 

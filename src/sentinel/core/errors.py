@@ -79,6 +79,7 @@ class ErrorCode(enum.StrEnum):
     MODEL_FAILED = "model-failed"
     CANARY_INVALID = "canary-invalid"
     BREAKER_REFUSED = "breaker-refused"
+    EXPLANATION_INVALID = "explanation-invalid"
     SCORER_CLOSED = "scorer-closed"
     # release
     PIPELINE_INVALID = "pipeline-invalid"

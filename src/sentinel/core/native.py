@@ -40,9 +40,11 @@ NATIVE_MODULES = (
     "features/tiles.py",
     "data/json_lines.py",
     "data/simulator/genuine.py",
+    "monitoring/log_block.py",
     "monitoring/log_records.py",
     "monitoring/sketch.py",
     "scoring/encoding.py",
+    "scoring/explanation/tree_kernel.py",
     "scoring/guards.py",
     "scoring/sanity.py",
 )

@@ -57,6 +57,9 @@ class TreeEnsemble:
         First node of each tree, ascending, the first one 0.
     offset : float
         Log-odds before any tree.
+    leaf_cover : ndarray of float64, shape (n_leaves,), or None
+        How many training rows ended in each leaf, in the order of the nodes; what explanations
+        weigh by. None: they are counted on the reference rows when a release is built.
     """
 
     n_features: int
@@ -67,6 +70,7 @@ class TreeEnsemble:
     value: Float64Array
     roots: Int32Array
     offset: float = 0.0
+    leaf_cover: Float64Array | None = None
 
     @property
     def n_nodes(self) -> int:
@@ -210,6 +214,12 @@ def _check_shapes(trees: TreeEnsemble) -> None:
             raise _invalid(f"trees.{name}", f"{np.dtype(dtype)} of one dimension", array.dtype)
         if name != "roots" and len(array) != trees.n_nodes:
             raise _invalid(f"trees.{name}", f"{trees.n_nodes} nodes", len(array))
+    cover = trees.leaf_cover
+    n_leaves = int((trees.feature == -1).sum())
+    if cover is not None and (
+        cover.dtype != np.float64 or cover.shape != (n_leaves,) or not (cover >= 0).all()
+    ):
+        raise _invalid("trees.leaf_cover", f"{n_leaves} counts of float64", cover.shape)
     if not 1 <= trees.n_trees <= limits.MODEL_TREES_MAX:
         raise _invalid("trees.roots", f"1 to {limits.MODEL_TREES_MAX} trees", trees.n_trees)
     if not 1 <= trees.n_features <= limits.FEATURES_MAX:

@@ -244,6 +244,7 @@ class _Nodes:
         self.left: list[int] = []
         self.right: list[int] = []
         self.value: list[float] = []
+        self.leaf_cover: list[float] = []
         self.roots: list[int] = []
 
     def add_tree(self, structure: dict[str, object]) -> None:
@@ -267,6 +268,9 @@ class _Nodes:
         self.value.append(float(str(node["leaf_value"])) if is_leaf else 0.0)
         self.left.append(-1)
         self.right.append(-1)
+        if is_leaf:
+            # A tree without a split has no count of its own; its one leaf weighs nothing anyway.
+            self.leaf_cover.append(float(str(node.get("leaf_count", 1))))
         return len(self.feature) - 1
 
     def ensemble(self, n_features: int) -> TreeEnsemble:
@@ -278,6 +282,7 @@ class _Nodes:
             right=np.array(self.right, dtype=np.int32),
             value=np.array(self.value, dtype=np.float64),
             roots=np.array(self.roots, dtype=np.int32),
+            leaf_cover=np.array(self.leaf_cover, dtype=np.float64),
         )
 
 
