@@ -31,7 +31,8 @@ from sentinel.monitoring import (
     Reference,
     verify_chain,
 )
-from sentinel.monitoring.log_records import feature_hashes, to_arrow
+from sentinel.monitoring.log_block import to_arrow
+from sentinel.monitoring.log_records import feature_hashes
 from sentinel.monitoring.log_segments import find_head
 
 N_FEATURES = 32

@@ -13,7 +13,8 @@ import pytest
 from sentinel.cli.exits import ExitCode
 from sentinel.contract import Quarantine
 from sentinel.monitoring import DecisionLog, LogContext, LogRecords, LogSettings
-from sentinel.monitoring.log_records import feature_hashes, to_arrow
+from sentinel.monitoring.log_block import to_arrow
+from sentinel.monitoring.log_records import feature_hashes
 from sentinel.monitoring.log_spill import write_spilled
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

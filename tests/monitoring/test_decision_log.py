@@ -375,7 +375,8 @@ _WRITER = textwrap.dedent(
     import numpy as np
     import pyarrow.parquet
     from sentinel.monitoring import DecisionLog, FullPolicy, LogContext, LogRecords, LogSettings
-    from sentinel.monitoring.log_records import chain, feature_hashes, to_arrow
+    from sentinel.monitoring.log_block import to_arrow
+    from sentinel.monitoring.log_records import chain, feature_hashes
 
     context = LogContext("r", "d", "e", "CPU", {}, ("a", "b"), "c", ("approve",), ("champion",),
                          ("ok",))

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.monitoring import LogContext, LogRecords
-from sentinel.monitoring.log_records import arrow_schema, chain, feature_hashes, to_arrow
+from sentinel.monitoring.log_block import to_arrow
+from sentinel.monitoring.log_records import arrow_schema, chain, feature_hashes
 
 Make = Callable[..., LogRecords]
 

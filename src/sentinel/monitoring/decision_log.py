@@ -1,8 +1,8 @@
 """The decision log: every decision counted, and written so that it can be reproduced.
 
-``append`` puts a batch on a bounded queue; one thread writes Parquet segments. Where a batch
-finds no room (a slow or a full disk), the policy says what happens, and the count says that it
-did. At every moment::
+``append`` copies a batch to the end of a bounded queue of columns; one thread turns them into
+Parquet segments. Where a batch finds no room (a slow or a full disk), the policy says what
+happens, and the count says that it did. At every moment::
 
     decided = written + spilled + dropped + queued + lost
 
@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
+from sentinel.monitoring.log_block import LogBlock
 from sentinel.monitoring.log_ledger import Ledger
-from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema, chain, to_arrow
+from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema, chain
 from sentinel.monitoring.log_segments import (
     FORMAT,
     SPILL_FOLDER,
@@ -49,13 +50,16 @@ __all__ = ["DecisionLog", "FullPolicy", "LogCounts", "LogSettings"]
 
 LEDGER_NAME = "counts.bin"
 LOCK_NAME = "lock"
+# Records that one block has room for: a segment of usual size is few blocks, and a block that is
+# given up half full for a larger batch is no waste worth counting.
+_BLOCK_RECORDS = 16_384
 
 
 @dataclass(slots=True)
 class _State:
     """What the two threads share; guarded by the condition."""
 
-    queue: deque[pa.RecordBatch] = field(default_factory=deque)
+    queue: deque[LogBlock] = field(default_factory=deque)
     n_queued: int = 0
     oldest_at_s: float = 0.0
     spilled: deque[SpillFile] = field(default_factory=deque)
@@ -117,19 +121,20 @@ class DecisionLog:
         """
         if records.n_records == 0:
             return
-        batch = to_arrow(records, self._context)
+        n_records = records.n_records
         with self._condition:
             self._check_open()
             if self._settings.policy is FullPolicy.BLOCK:
-                self._wait_for_room(batch.num_rows)
-            if self._has_room(batch.num_rows):
-                self._ledger.add("decided", batch.num_rows)
-                self._enqueue(batch)
+                self._wait_for_room(n_records)
+            if self._has_room(n_records):
+                self._enqueue(records)
                 return
-            if self._settings.policy is FullPolicy.SPILL and self._spill(batch):
+            block = LogBlock(self._context, n_records_max=n_records)
+            block.put(records)
+            if self._settings.policy is FullPolicy.SPILL and self._spill(block):
                 return
-            self._ledger.add("decided", batch.num_rows)
-            self._ledger.add("dropped", batch.num_rows)
+            self._ledger.add("decided", n_records)
+            self._ledger.add("dropped", n_records)
 
     def flush(self, *, wait_s_max: float = limits.LOG_WAIT_S_MAX) -> bool:
         """Wait until everything appended so far is in segments; False when time ran out."""
@@ -226,20 +231,33 @@ class DecisionLog:
                 )
             self._condition.wait(left)
 
-    def _enqueue(self, batch: pa.RecordBatch) -> None:
-        if not self._state.queue:
-            self._state.oldest_at_s = time.monotonic()
-        self._state.queue.append(batch)
-        self._state.n_queued += batch.num_rows
-        self._condition.notify_all()
+    def _enqueue(self, records: LogRecords) -> None:
+        """Count a batch and copy it to the end of the queue.
 
-    def _spill(self, batch: pa.RecordBatch, *, is_counted: bool = False) -> bool:
-        """Spill one batch and count it; False when there is no room for that either."""
+        The writer is woken when it has something to do: to look at the clock, or to write.
+        """
+        state, n_records = self._state, records.n_records
+        block = state.queue[-1] if state.queue else None
+        if block is None or not block.has_room(records):
+            room = max(n_records, min(_BLOCK_RECORDS, self._settings.segment_records_max))
+            block = LogBlock(self._context, n_records_max=room)
+        block.put(records)
+        self._ledger.add("decided", n_records)
+        if not state.queue:
+            state.oldest_at_s = time.monotonic()
+        if not state.queue or state.queue[-1] is not block:
+            state.queue.append(block)
+        before, state.n_queued = state.n_queued, state.n_queued + n_records
+        if before == 0 or before < self._settings.segment_records_max <= state.n_queued:
+            self._condition.notify_all()
+
+    def _spill(self, block: LogBlock, *, is_counted: bool = False) -> bool:
+        """Spill one block and count it; False when there is no room for that either."""
         state = self._state
         try:
             file = write_spilled(
                 self._spill_folder,
-                batch,
+                block.to_arrow(),
                 self._context,
                 number=state.n_spill_files + 1,
                 n_bytes_max=self._settings.spill_bytes_max - state.spilled_bytes,
@@ -251,18 +269,18 @@ class DecisionLog:
         state.spilled.append(file)
         state.spilled_bytes += file.n_bytes
         if not is_counted:
-            self._ledger.add("decided", batch.num_rows)
-        self._ledger.add("spilled", batch.num_rows)
+            self._ledger.add("decided", block.n_records)
+        self._ledger.add("spilled", block.n_records)
         self._ledger.put("spill_files", file.number)
         return True
 
     def _give_up_queue(self) -> None:
         while self._state.queue:
-            batch = self._state.queue.popleft()
-            self._state.n_queued -= batch.num_rows
+            block = self._state.queue.popleft()
+            self._state.n_queued -= block.n_records
             can_spill = self._settings.policy is FullPolicy.SPILL
-            if not (can_spill and self._spill(batch, is_counted=True)):
-                self._ledger.add("dropped", batch.num_rows)
+            if not (can_spill and self._spill(block, is_counted=True)):
+                self._ledger.add("dropped", block.n_records)
 
     # --- start -------------------------------------------------------------------------------
 
@@ -309,10 +327,12 @@ class DecisionLog:
             work = self._wait_for_work()
         if work is None:
             return False
-        return self._write(work, self._context, files=()) if work else self._ingest()
+        if not work:
+            return self._ingest()
+        return self._write([block.to_arrow() for block in work], self._context, files=())
 
-    def _wait_for_work(self) -> list[pa.RecordBatch] | None:
-        """Return batches for one segment, an empty list to take in spilled ones, None to end."""
+    def _wait_for_work(self) -> list[LogBlock] | None:
+        """Return blocks for one segment, an empty list to take in spilled ones, None to end."""
         state, settings = self._state, self._settings
         while True:
             now = time.monotonic()
@@ -330,15 +350,16 @@ class DecisionLog:
                 return []
             self._condition.wait(settings.segment_s_max - age_s if state.n_queued else None)
 
-    def _take(self) -> list[pa.RecordBatch]:
-        """Choose the oldest whole batches that make one segment; they stay on the queue."""
-        chosen: list[pa.RecordBatch] = []
+    def _take(self) -> list[LogBlock]:
+        """Choose the oldest blocks that make one segment, and seal them; they stay on the queue."""
+        chosen: list[LogBlock] = []
         n_records = 0
-        for batch in self._state.queue:
-            if chosen and n_records + batch.num_rows > self._settings.segment_records_max:
+        for block in self._state.queue:
+            if chosen and n_records + block.n_records > self._settings.segment_records_max:
                 break
-            chosen.append(batch)
-            n_records += batch.num_rows
+            block.is_sealed = True
+            chosen.append(block)
+            n_records += block.n_records
         return chosen
 
     def _ingest(self) -> bool:

@@ -1,4 +1,4 @@
-"""Decisions as the log takes them: columns in, one Arrow batch out, and its chained hashes.
+"""Decisions as the log takes them: columns in, their Arrow schema, and their chained hashes.
 
 The chain, for record ``k`` of the log::
 
@@ -29,18 +29,6 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 # Fixed part of the hashed content of one record: ten words of eight bytes.
 _N_WORDS = 10
 _UNKNOWN_CODE = 255
-# Arrays with one value a record.
-_COLUMNS = (
-    "event_time_ms",
-    "decided_at_ms",
-    "score",
-    "is_held",
-    "outcome",
-    "served_by",
-    "reason",
-    "feature_hash",
-    "positions",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,57 +118,6 @@ class LogRecords:
         return len(self.id_spans)
 
 
-def to_arrow(records: LogRecords, context: LogContext) -> pa.RecordBatch:
-    """Turn decisions into one Arrow batch without a Python loop over rows.
-
-    Parameters
-    ----------
-    records : LogRecords
-    context : LogContext
-        Its names of codes and features shape the columns.
-
-    Returns
-    -------
-    pyarrow.RecordBatch
-        All columns of a segment except those of the chain.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not agree, a code has no name or a score is not finite: our own
-        invariants, never input.
-    """
-    import pyarrow as pa
-
-    n = records.n_records
-    _check(records, context)
-    offsets, id_bytes = _gather(_frozen(records.id_content), _frozen(records.id_spans))
-    score = pa.array(records.score, mask=records.is_held if records.is_held.any() else None)
-    features, raw = _features(records.features, context.feature_names)
-    status = np.ascontiguousarray(records.feature_status)
-    n_features = len(context.feature_names)
-    zeros = np.zeros(n, dtype=np.uint8)
-    columns = {
-        "event_id": pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(id_bytes)),
-        "event_time": _instants(records.event_time_ms),
-        "decided_at": _instants(records.decided_at_ms),
-        "score": score,
-        "outcome": _codes(records.outcome, context.outcomes),
-        "served_by": _codes(records.served_by, context.served_by),
-        "reason": _codes(records.reason, context.reasons),
-        "feature_hash": pa.array(np.ascontiguousarray(records.feature_hash)),
-        "source": _codes(zeros, (records.source,)),
-        "partition": pa.array(np.full(n, records.partition, dtype=np.int32)),
-        "position": pa.array(np.ascontiguousarray(records.positions)),
-        "features": features,
-        "feature_status": pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(n_features), n, [None, pa.py_buffer(status)]
-        ),
-        "features_raw": raw,
-    }
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=arrow_schema(context))
-
-
 def arrow_schema(context: LogContext, *, is_chained: bool = False) -> pa.Schema:
     """Return the columns of a batch; with those of the chain around them in a segment."""
     import pyarrow as pa
@@ -217,7 +154,7 @@ def chain(
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        As :func:`to_arrow` makes it; further columns are ignored.
+        As :meth:`LogBlock.to_arrow` makes it; further columns are ignored.
     context : LogContext
         Its names of codes; the columns may hold their dictionaries in any order.
     first_record : int
@@ -312,63 +249,6 @@ def code_values(batch: pa.RecordBatch, name: str, names: tuple[str, ...]) -> npt
     return found
 
 
-def _check(records: LogRecords, context: LogContext) -> None:
-    n, n_features = records.n_records, len(context.feature_names)
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(_COLUMNS, (n,))
-    expected |= dict.fromkeys(("features", "feature_status"), (n, n_features))
-    wrong = [name for name, shape in expected.items() if getattr(records, name).shape != shape]
-    if not wrong:
-        if not np.isfinite(records.score[~records.is_held]).all():
-            wrong.append("score")
-        for name, names in (
-            ("outcome", context.outcomes),
-            ("served_by", context.served_by),
-            ("reason", context.reasons),
-        ):
-            codes: npt.NDArray[np.uint8] = getattr(records, name)
-            if n and int(codes.max()) >= len(names):
-                wrong.append(name)
-    if wrong:
-        raise ValueError(f"log records of {n} rows and {n_features} features: {wrong} do not fit")
-
-
-def _instants(milliseconds: npt.NDArray[np.int64]) -> pa.Array:
-    import pyarrow as pa
-
-    buffer = pa.py_buffer(np.ascontiguousarray(milliseconds))
-    return pa.Array.from_buffers(pa.timestamp("ms", "UTC"), len(milliseconds), [None, buffer])
-
-
-def _codes(codes: npt.NDArray[np.uint8], names: tuple[str, ...]) -> pa.DictionaryArray:
-    import pyarrow as pa
-
-    indices = pa.array(np.ascontiguousarray(codes))
-    return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()), safe=False)
-
-
-def _features(
-    features: npt.NDArray[np.float32], names: tuple[str, ...]
-) -> tuple[pa.StructArray, pa.Array]:
-    import pyarrow as pa
-
-    columns = np.ascontiguousarray(features.T)
-    is_finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(columns))
-    raw = pa.nulls(len(features), pa.binary())
-    fields = [pa.field(name, pa.float32()) for name in names]
-    if is_finite.all():
-        arrays = [pa.array(column) for column in columns]
-    else:
-        arrays = [
-            pa.array(column, mask=~finite)
-            for column, finite in zip(columns, is_finite, strict=True)
-        ]
-        vectors: list[bytes | None] = [None] * len(features)
-        for row in np.flatnonzero(~is_finite.all(axis=0)):
-            vectors[row] = features[row].tobytes()
-        raw = pa.array(vectors, pa.binary())
-    return pa.StructArray.from_arrays(arrays, fields=fields), raw
-
-
 def _frozen(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     """View an array as contiguous and read-only: one type, so one compiled specialisation."""
     view = np.ascontiguousarray(array).view()
@@ -389,26 +269,6 @@ def _source_hashes(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
         hashes[index] = siphash(np.frombuffer(bytearray(text), dtype=np.uint8), 0, len(text))
     found: npt.NDArray[np.uint64] = hashes[column.indices.to_numpy()]
     return found
-
-
-@native
-def _gather(
-    content: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """Copy scattered spans into one buffer with Arrow's offsets."""
-    n = len(spans)
-    offsets = np.zeros(n + 1, dtype=np.int32)
-    total = 0
-    for row in range(n):
-        total += spans[row, 1] - spans[row, 0]
-        offsets[row + 1] = total
-    gathered = np.empty(total, dtype=np.uint8)
-    for row in range(n):
-        start = spans[row, 0]
-        first = offsets[row]
-        for i in range(offsets[row + 1] - first):
-            gathered[first + i] = content[start + i]
-    return offsets, gathered
 
 
 @native
