@@ -60,11 +60,11 @@ def test_values_of_known_and_unknown_keys(
 ) -> None:
     release, server, events = world
     address = tmp_path / "redis.url"
-    address.write_text(server.url + "\n")
+    address.write_text(server.url + "?name=shop\n")
     key = str(events[0]["card_id"])
     latest = max(int(str(event["paid_at"])) for event in events)
     told = run(
-        "features", "get", "card", key, "nobody", "--url", f"@{address}", "--store", "shop",
+        "features", "get", "card", key, "nobody", "--store", f"@{address}",
         "--release", str(release), "--unapproved", "--at", str(latest), "--json",
     )  # fmt: skip
     assert told.returncode == ExitCode.OK, told.stderr
@@ -79,9 +79,11 @@ def test_unknown_entity_and_store_are_named(
     run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
 ) -> None:
     release, server, _ = world
-    rest = ("--url", server.url, "--release", str(release), "--unapproved")
-    told = run("features", "get", "house", "h-1", "--store", "shop", *rest)
+    rest = ("--release", str(release), "--unapproved")
+    told = run("features", "get", "house", "h-1", "--store", f"{server.url}?name=shop", *rest)
     assert told.returncode != ExitCode.OK
     assert "entity-keys-invalid" in told.stderr
-    told = run("features", "get", "card", "c-1", "--store", "elsewhere", *rest)
+    told = run("features", "get", "card", "c-1", "--store", f"{server.url}?name=elsewhere", *rest)
     assert "state-missing" in told.stderr
+    told = run("features", "get", "card", "c-1", *rest, SENTINEL_STORE="embedded:state")
+    assert "store-address-invalid: --store: expected a store in Redis" in told.stderr

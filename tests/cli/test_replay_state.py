@@ -1,4 +1,4 @@
-"""`sentinel replay --state`: real processes killed at any time, and the same bytes in the end."""
+"""`sentinel replay` on a kept store: processes killed at any time, the same bytes in the end."""
 
 from __future__ import annotations
 
@@ -73,7 +73,15 @@ def test_a_replay_killed_again_and_again_writes_the_same_bytes(
     assert whole.returncode in {ExitCode.OK, ExitCode.DEGRADED}, whole.stderr
     seed = 11 if durability == "process" else 12
     chance = random.Random(seed)
-    stateful = (*arguments, "--state", "state", "--durability", durability, "--decisions", "out")
+    stateful = (
+        *arguments,
+        "--store",
+        "embedded:state",
+        "--durability",
+        durability,
+        "--decisions",
+        "out",
+    )
     n_killed = 0
     for _ in range(4):
         process = subprocess.Popen(
@@ -117,7 +125,9 @@ def test_the_next_day_goes_on_with_the_state_of_the_day_before(
     base = ("replay", str(release), "--unapproved")
     run(*base, "--events", "both.ndjson", "--decisions", "both")
     for name in ("one", "two"):
-        ended = run(*base, "--events", f"{name}.ndjson", "--state", "state", "--decisions", name)
+        ended = run(
+            *base, "--events", f"{name}.ndjson", "--store", "embedded:state", "--decisions", name
+        )
         assert ended.returncode in {ExitCode.OK, ExitCode.DEGRADED}, ended.stderr
     parts = (tmp_path / "one").read_bytes() + (tmp_path / "two").read_bytes()
     assert parts == (tmp_path / "both").read_bytes()
@@ -129,7 +139,15 @@ def test_a_state_that_holds_the_file_already_is_not_begun_anew(
     release, events, _ = world
     few = tmp_path / "few.ndjson"
     few.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:500]))
-    base = ("replay", str(release), "--unapproved", "--events", str(few), "--state", "state")
+    base = (
+        "replay",
+        str(release),
+        "--unapproved",
+        "--events",
+        str(few),
+        "--store",
+        "embedded:state",
+    )
     assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
     again = run(*base)
     assert again.returncode != ExitCode.OK
@@ -145,7 +163,15 @@ def test_state_can_be_looked_at_checked_and_compacted(
     release, events, _ = world
     few = tmp_path / "few.ndjson"
     few.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:500]))
-    base = ("replay", str(release), "--unapproved", "--events", str(few), "--state", "state")
+    base = (
+        "replay",
+        str(release),
+        "--unapproved",
+        "--events",
+        str(few),
+        "--store",
+        "embedded:state",
+    )
     assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
     seen = json.loads(run("store", "inspect", "state", "--json").stdout)
     assert seen["snapshots"][0]["n_events"] == 500
@@ -174,11 +200,11 @@ def test_a_state_is_brought_up_to_a_place_and_a_later_run_goes_on_there(
             str(world[2]), "--quarantine", str(tmp_path / "q"), "--json")  # fmt: skip
     refused = run(*base, "--learn-only")
     assert refused.returncode == ExitCode.USAGE
-    assert "--state" in refused.stderr
-    learned = run(*base, "--state", str(state), "--from", "500", "--learn-only")
+    assert "--store" in refused.stderr
+    learned = run(*base, "--store", f"embedded:{state}", "--from", "500", "--learn-only")
     assert learned.returncode == ExitCode.DEGRADED, "nobody approved it; " + learned.stderr
     assert (json.loads(learned.stdout)["history"], json.loads(learned.stdout)["read"]) == (500, 0)
-    rest = run(*base, "--state", str(state), "--resume", "--from", "500")
+    rest = run(*base, "--store", f"embedded:{state}", "--resume", "--from", "500")
     assert json.loads(rest.stdout)["read"] == len(world[1].read_bytes().splitlines()) - 500, (
         rest.stderr
     )

@@ -52,7 +52,13 @@ def mock() -> Iterator[MockKafka]:
 
 
 def flags(release: Path, bootstrap: str, **other: str) -> tuple[str, ...]:
-    named = {"events": "e", "decisions": "d", "quarantine": "q", "group": "g", "state": "state"}
+    named = {
+        "events": "e",
+        "decisions": "d",
+        "quarantine": "q",
+        "group": "g",
+        "store": "embedded:state",
+    }
     named |= {"bootstrap": bootstrap} | other
     pairs = [part for name, value in named.items() for part in (f"--{name}", value)]
     return ("stream", str(release), "--unapproved", *pairs)

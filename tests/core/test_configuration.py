@@ -39,7 +39,7 @@ def _write(folder: Path, text: str) -> Path:
         ("drift_window_s = inf", ErrorCode.CONFIGURATION_INVALID, "{file}: drift_window_s"),
         ("drift_window_s = 'nan'", ErrorCode.CONFIGURATION_INVALID, "{file}: drift_window_s"),
         ("log_level = 'LOUD'", ErrorCode.CONFIGURATION_INVALID, "{file}: log_level"),
-        ("state_folder = ''", ErrorCode.CONFIGURATION_INVALID, "{file}: state_folder"),
+        ("store = ''", ErrorCode.CONFIGURATION_INVALID, "{file}: store"),
         ("batch_events = 1\nbatch_events = 2", ErrorCode.CONFIGURATION_INVALID, "{file}"),
         ("not toml", ErrorCode.CONFIGURATION_INVALID, "{file}"),
     ],
@@ -119,7 +119,7 @@ def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
     assert loaded.origins["batch_events"] == "flag"
     assert loaded.origins["log_level"] == "SENTINEL_LOG_LEVEL"
     assert loaded.origins["drift_window_s"] == str(path)
-    assert loaded.origins["state_folder"] == "default"
+    assert loaded.origins["worker_folder"] == "default"
     shown = {setting.name: setting for setting in loaded.settings()}
     assert list(shown) == list(Configuration.__struct_fields__)
     assert shown["batch_events"].value == 3

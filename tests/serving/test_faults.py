@@ -14,6 +14,7 @@ import pytest
 from serving_rig import Served, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features.stores.choice import parse_store
 
 Float32Array = npt.NDArray[np.float32]
 ROW = [19.5, 1.0, 20.0, 60.0, 1.0]
@@ -205,7 +206,7 @@ def test_probes_cost_no_canary(server: Served) -> None:
 def test_state_survives_a_restart_and_so_do_answers_from_it(tmp_path: Path) -> None:
     hashes = []
     for number in range(2):
-        with served(tmp_path, state=tmp_path / "state") as running:
+        with served(tmp_path, store=parse_store(f"embedded:{tmp_path / 'state'}")) as running:
             running.wait_ready()
             answer = running.score(payment(f"kept-{number}", card_id="c-kept"))
             hashes.append(answer.json()["feature_hash"])

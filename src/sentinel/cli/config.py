@@ -13,6 +13,7 @@ from sentinel.cli.output import Output, table
 
 if TYPE_CHECKING:
     from sentinel.core.configuration import LoadedConfiguration
+    from sentinel.features.stores.choice import StoreChoice
 
 group = typer.Typer(no_args_is_help=True, help="Settings of this deployment.")
 
@@ -29,6 +30,21 @@ def load(
     from sentinel.core.configuration import load_configuration
 
     return load_configuration(flags or {}, os.environ, folder=Path(), file=file)
+
+
+def store_of(loaded: LoadedConfiguration, durability: str | None = None) -> StoreChoice:
+    """Return where feature state is kept, as flag, environment, file or default say it.
+
+    Raises
+    ------
+    SentinelError
+        As :func:`sentinel.features.stores.choice.parse_store`.
+    """
+    from sentinel.features.stores.choice import parse_store
+
+    origin = loaded.origins["store"]
+    at = "--store" if origin == "flag" else f"{origin}: store"
+    return parse_store(loaded.value.store, at=at, durability=durability)
 
 
 @group.command(

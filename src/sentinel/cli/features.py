@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sentinel.cli import options
+from sentinel.cli import config, options
 from sentinel.cli.output import Output, table
 from sentinel.cli.release import load_trust, now_ms
+from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from sentinel.contract import Field
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 group = typer.Typer(no_args_is_help=True, help="Read features from a store.")
 
-# A file that holds one address.
-_ADDRESS_BYTES_MAX = 4096
 # A person waits; a scorer does not.
 _DEADLINE_MS = 2000.0
 _STATUS = ("present", "default", "stale")
@@ -31,37 +30,47 @@ def register(app: typer.Typer) -> None:
 
 @group.command(
     epilog=options.examples(
-        "sentinel features get card c-1 c-2 --url @redis.url --store payments --release my-release",
+        "sentinel features get card c-1 c-2 --store redis://cache:6379 --release my-release",
+        "sentinel features get card c-1 c-2 --store @redis.url --release my-release",
     )
 )
 def get(  # noqa: PLR0913 -- one parameter a flag
     entity: Annotated[str, typer.Argument(help="The type of entity: card, merchant.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys as in events.")],
     *,
-    url: Annotated[
-        str, typer.Option("--url", help="Address of Redis; @FILE reads it from a file.")
-    ],
-    store: Annotated[str, typer.Option("--store", help="Name of the store.")],
     release: Annotated[
         Path, typer.Option("--release", help="The release whose feature set the state is of.")
     ],
     at_ms: Annotated[
         int | None, typer.Option("--at", help="Milliseconds since 1970; now, where not given.")
     ] = None,
+    store: options.Store = None,
     trust: options.TrustFile = None,
     unapproved: options.Unapproved = False,
+    config_file: options.ConfigFile = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show what the next event of each entity would read; changes nothing.
 
     Distance and velocity are left out: they need an event.
     """
+    from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.redis_reader import FeatureReader
     from sentinel.release import load_release
 
+    chosen = config.store_of(config.load({"store": store}, file=config_file))
+    if chosen.kind is not StoreKind.REDIS:
+        raise SentinelError(
+            ErrorCode.STORE_ADDRESS_INVALID,
+            at="--store",
+            expected="a store in Redis",
+            got=chosen.shown,
+            hint="State in memory or in a folder is read by the process that has it open.",
+        )
     loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
     plan = loaded.parts.plan
-    reader = FeatureReader(plan, url=_address(url), name=store, deadline_ms=_DEADLINE_MS)
+    name = chosen.name or plan.features.name
+    reader = FeatureReader(plan, url=chosen.url, name=name, deadline_ms=_DEADLINE_MS)
     fields = {each.name: each.key for each in plan.features.entities}
     try:
         asked = _keys_of(fields.get(entity), keys)
@@ -78,15 +87,6 @@ def get(  # noqa: PLR0913 -- one parameter a flag
             for f, name in enumerate(found.names)
         ]
         output.show(table(f"{entity} {key}: {_age(found, i)}", ["feature", "value", "is"], rows))
-
-
-def _address(url: str) -> str:
-    """Return the address; a password need not stand on a command line."""
-    from sentinel.core.files import read_bounded
-
-    if not url.startswith("@"):
-        return url
-    return read_bounded(Path(url[1:]), n_bytes_max=_ADDRESS_BYTES_MAX).decode().strip()
 
 
 def _keys_of(field: Field | None, keys: list[str]) -> list[str] | list[int]:

@@ -26,11 +26,21 @@ TrustFile = Annotated[
     Path | None,
     typer.Option("--trust", help="Trust file: whose approvals count. See docs/release.md."),
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        help="Where feature state is: memory, embedded:FOLDER, redis://HOST:PORT, "
+        "redis+cluster://HOST:PORT,…, or @FILE, which holds one of these; the setting store.",
+    ),
+]
 DurabilityClass = Annotated[
-    Literal["process", "power"],
+    Literal["process", "power"] | None,
     typer.Option(
         "--durability",
-        help="What the state survives: a killed process, or a power cut as well.",
+        help="What an embedded store survives: process, a killed process (as without this flag); "
+        "power, a power cut as well.",
     ),
 ]
 Force = Annotated[

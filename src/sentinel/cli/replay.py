@@ -40,8 +40,10 @@ def register(app: typer.Typer) -> None:
             "sentinel replay my-release --unapproved --events e.ndjson --from 2025-02-17",
             "sentinel replay my-release --unapproved --events e.ndjson --decisions out.ndjson "
             "--resume",
-            "sentinel replay my-release --unapproved --events e.ndjson --state state --resume",
-            "sentinel replay my-release --unapproved --events e.ndjson --state state --learn-only",
+            "sentinel replay my-release --unapproved --events e.ndjson --store embedded:state "
+            "--resume",
+            "sentinel replay my-release --unapproved --events e.ndjson --store embedded:state "
+            "--learn-only",
         ),
     )(replay)
 
@@ -77,18 +79,18 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue an interrupted run; needs --decisions or --state."),
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run; needs --decisions or a --store that is kept.",
+        ),
     ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", help="Folder of durable feature state: go on where it is."),
-    ] = None,
-    durability: options.DurabilityClass = "process",
+    store: options.Store = None,
+    durability: options.DurabilityClass = None,
     learn_only: Annotated[
         bool,
         typer.Option(
             "--learn-only",
-            help="Bring the --state up to --from, or to the end, and decide nothing.",
+            help="Bring the --store up to --from, or to the end, and decide nothing.",
         ),
     ] = False,
     batch_events: Annotated[
@@ -107,22 +109,24 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     """
     from sentinel.contract.quarantine import next_segment
 
-    settings = config.load({"batch_events": batch_events}, file=config_file).value
-    if resume and decisions is None and state is None:
+    configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
+    settings, chosen = configuration.value, config.store_of(configuration, durability)
+    if resume and decisions is None and not chosen.is_kept:
         raise SentinelError(
             ErrorCode.USAGE_INVALID,
             at="--resume",
-            expected="--decisions, the file that was being written, or --state",
+            expected="--decisions, the file that was being written, or a --store that is kept",
             got="neither",
         )
-    if learn_only and (state is None or decisions is not None or log is not None):
+    if learn_only and (not chosen.is_kept or decisions is not None or log is not None):
         raise SentinelError(
             ErrorCode.USAGE_INVALID,
             at="--learn-only",
-            expected="--state, and neither --decisions nor --log",
-            got="no --state" if state is None else "something to write decisions to",
+            expected="a --store that is kept, and neither --decisions nor --log",
+            got="something to write decisions to" if chosen.is_kept else "no such store",
         )
-    outputs = [each for each in (decisions, log, quarantine, state) if each is not None]
+    folders = (chosen.folder,) if chosen.kind == "embedded" else ()
+    outputs = [each for each in (decisions, log, quarantine, *folders) if each is not None]
     refuse_overwriting(
         decisions, outputs, folder, inputs=(events, feedback), may_exist=force, resume=resume
     )
@@ -135,8 +139,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
         allow_unapproved=unapproved,
         quarantine=quarantine or Path(settings.quarantine_folder),
         log=log,
-        state=state,
-        durability=durability,
+        store=chosen,
     )
     output = Output(as_json=as_json)
     if is_appended:
@@ -156,7 +159,11 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     for note in report.notes:
         output.note(f"{events.name}: {note}")
     if report.is_interrupted:
-        how = "the same command with --resume continues" if decisions or state else "run it again"
+        how = (
+            "the same command with --resume continues"
+            if decisions or chosen.is_kept
+            else "run it again"
+        )
         output.note(f"Interrupted before line {report.next_position:,}; {how}.")
         return ExitCode.TERMINATED if stop.is_terminated else ExitCode.INTERRUPTED
     return ExitCode.OK if status.is_nominal else ExitCode.DEGRADED

@@ -14,6 +14,7 @@ from sentinel.cli.release import load_trust, now_ms
 
 if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
+    from sentinel.features.stores.choice import StoreChoice
     from sentinel.release import LoadedRelease
     from sentinel.serving import Addresses, ServerSettings
 
@@ -53,10 +54,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
             "--insecure-bind", help="Listen beyond loopback although nobody needs a token."
         ),
     ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the feature state; without it state ends with the process."),
-    ] = None,
+    store: options.Store = None,
+    durability: options.DurabilityClass = None,
     log: Annotated[
         Path | None, typer.Option(help="Folder of the decision log; without it there is none.")
     ] = None,
@@ -83,9 +82,12 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         "serve_metrics_port": metrics_port,
         "serve_tokens_file": None if tokens is None else str(tokens),
         "quarantine_folder": None if quarantine is None else str(quarantine),
+        "store": store,
     }
-    configuration = config.load(flags).value
-    settings = settings_of(configuration, insecure_bind=insecure_bind, state=state, log=log)
+    loaded_configuration = config.load(flags)
+    configuration = loaded_configuration.value
+    chosen = config.store_of(loaded_configuration, durability)
+    settings = settings_of(configuration, insecure_bind=insecure_bind, store=chosen, log=log)
     settings = dataclasses.replace(settings, is_rehearsal=rehearsal)
     from sentinel.release import load_release
     from sentinel.serving import serve as run_server
@@ -101,7 +103,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
 
 
 def settings_of(
-    configuration: Configuration, *, insecure_bind: bool, state: Path | None, log: Path | None
+    configuration: Configuration, *, insecure_bind: bool, store: StoreChoice, log: Path | None
 ) -> ServerSettings:
     """Put the settings of a server together.
 
@@ -123,7 +125,7 @@ def settings_of(
         private_key=_path(configuration.serve_private_key_file),
         timeout_ms=configuration.serve_timeout_ms,
         quarantine=Path(configuration.quarantine_folder),
-        state=state,
+        store=store,
         log=log,
         drain_notice_s=configuration.serve_drain_notice_s,
     )

@@ -13,7 +13,7 @@ from sentinel.cli.release import load_trust, now_ms
 if TYPE_CHECKING:
     from sentinel.contract import Quarantine
     from sentinel.core.configuration import Configuration
-    from sentinel.features.stores.embedded import EmbeddedStore
+    from sentinel.features.stores.choice import StoreChoice
     from sentinel.monitoring import DecisionLog, Metrics
     from sentinel.release import LoadedRelease
     from sentinel.scoring import Scorer
@@ -33,10 +33,8 @@ class SessionPlan:
     quarantine : Path
     log : Path or None
         Folder of the decision log; None: no log.
-    state : Path or None
-        Folder of durable feature state; None: state in memory, fresh.
-    durability : str
-        ``process`` or ``power``.
+    store : StoreChoice or None
+        Where feature state is kept; None: in memory, fresh.
     """
 
     folder: Path
@@ -44,8 +42,7 @@ class SessionPlan:
     allow_unapproved: bool
     quarantine: Path
     log: Path | None = None
-    state: Path | None = None
-    durability: str = "process"
+    store: StoreChoice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +79,7 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
         What loading, the quarantine and the decision log raise.
     """
     from sentinel.contract import Quarantine
+    from sentinel.features.stores.choice import open_store
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
     from sentinel.release import load_release
     from sentinel.release.decision_log import open_decision_log
@@ -102,7 +100,9 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
         decisions = DecisionValve() if plan.log is not None else None
         valves = Valves(refusals=RefusalValve(quarantine, plan.quarantine), log=decisions)
         sinks = Sinks(refusals=valves.refusals or quarantine, decisions=decisions, metrics=metrics)
-        engine = None if plan.state is None else _open_store(stack, plan.state, plan, loaded)
+        engine = None
+        if plan.store is not None:
+            engine = stack.enter_context(open_store(plan.store, loaded.parts.plan))
         scorer = loaded.open_scorer(sinks, clock=ReplayClock(), engine=engine)
         stack.callback(scorer.close)
         if loaded.parts.reference is not None:
@@ -133,18 +133,3 @@ def _remove_when_empty(folder: Path) -> None:
     """Leave no empty folder behind; one that holds something stays."""
     with suppress(OSError):
         folder.rmdir()
-
-
-def _open_store(
-    stack: ExitStack, folder: Path, plan: SessionPlan, loaded: LoadedRelease
-) -> EmbeddedStore:
-    """Open durable state; a snapshot is taken at the end only when all went well."""
-    from sentinel.features.stores.embedded import Durability, EmbeddedStore
-
-    store = EmbeddedStore(loaded.parts.plan, folder, durability=Durability(plan.durability))
-
-    def close(kind: object, error: object, trace: object) -> None:
-        store.close(with_snapshot=kind is None)
-
-    stack.push(close)
-    return store

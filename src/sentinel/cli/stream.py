@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
         epilog=options.examples(
             "sentinel stream my-release --trust trust.toml --bootstrap kafka:9092 "
             "--events payments --decisions decisions --quarantine refused "
-            "--group sentinel --state state",
+            "--group sentinel --store embedded:state",
             "sentinel stream ... --feedback verdicts --metrics-port 9464",
             "sentinel stream ... --set security.protocol=SASL_SSL --set sasl.password=@password",
         ),
@@ -48,7 +48,7 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     decisions: Annotated[str, typer.Option("--decisions", help="Topic for decisions.")],
     quarantine: Annotated[str, typer.Option("--quarantine", help="Topic for refused events.")],
     group: Annotated[str, typer.Option("--group", help="Consumer group.")],
-    state: Annotated[Path, typer.Option("--state", help="Folder of the feature state.")],
+    store: options.Store = None,
     feedback: Annotated[
         str | None, typer.Option("--feedback", help="Topic of feedback (late labels).")
     ] = None,
@@ -58,10 +58,10 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
             "--partition-key",
             metavar="FIELD",
             help="The field that the topic is partitioned by, and the key of every entity: "
-            "several workers may then share the topic and the state folder.",
+            "several workers may then share the topic and the store.",
         ),
     ] = None,
-    durability: options.DurabilityClass = "process",
+    durability: options.DurabilityClass = None,
     accept_gap: Annotated[
         bool,
         typer.Option("--accept-gap", help="Go on where the topic has lost events."),
@@ -91,16 +91,25 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
 ) -> ExitCode:
     """Read events from a topic and write decisions to another until it is told to stop.
 
-    The position lives in the state folder: start it again after whatever happened, and nothing is
+    The position lives in the store: start it again after whatever happened, and nothing is
     lost or counted twice. SIGTERM and Ctrl-C end it after the batch that it is in: outputs are
     flushed, a snapshot is taken, the group is left.
     """
     from sentinel.core.configuration import load_table
+    from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.embedded import Durability
     from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
     from sentinel.streaming.stream_job import StreamJob
 
-    settings = config.load({"batch_events": batch_events}, file=config_file).value
+    configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
+    settings, chosen = configuration.value, config.store_of(configuration, durability)
+    if chosen.kind is not StoreKind.EMBEDDED:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--store",
+            expected="embedded:FOLDER: the position in the topic outlives the process",
+            got=chosen.shown,
+        )
     table = load_table("kafka", os.environ, folder=Path(), file=config_file)
     client = client_settings(table, tuple(assignments or ()))
     job = StreamJob(
@@ -108,8 +117,8 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         feedback=feedback,
         decisions=decisions,
         quarantine=quarantine,
-        state=state,
-        durability=Durability(durability),
+        state=chosen.folder,
+        durability=Durability(chosen.durability),
         partition_key=partition_key,
         accept_gap=accept_gap,
         n_events_batch=settings.batch_events,

@@ -46,9 +46,20 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     512
     """
 
-    state_folder: Annotated[
-        str, Meta(min_length=1, description="Snapshots of the feature state, source positions.")
-    ] = "state"
+    store: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where state is: `memory`, `embedded:FOLDER`, `redis://…`; `@FILE`.",
+        ),
+    ] = "memory"
+    worker_folder: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="What a stream worker notes beside a store that is elsewhere (Redis).",
+        ),
+    ] = "worker"
     decision_log_folder: Annotated[
         str, Meta(min_length=1, description="Segments of the decision log.")
     ] = "decisions"
@@ -160,10 +171,27 @@ class LoadedConfiguration:
 
     def settings(self) -> list[Setting]:
         """Return every setting with its value, origin and meaning, in order."""
-        return [
-            Setting(name, getattr(self.value, name), self.origins[name], meaning)
-            for name, meaning in meanings().items()
-        ]
+        found = []
+        for name, meaning in meanings().items():
+            value = getattr(self.value, name)
+            shown = without_password(value) if name == "store" else value
+            found.append(Setting(name, shown, self.origins[name], meaning))
+        return found
+
+
+def without_password(address: str) -> str:
+    """Hide who one is at an address.
+
+    Examples
+    --------
+    >>> without_password("redis://scorer:secret@cache:6379/0")
+    'redis://…@cache:6379/0'
+    """
+    head, at, place = address.rpartition("@")
+    if not at or not head:
+        return address
+    scheme, slashes, _ = head.partition("//")
+    return f"{scheme}{slashes}…@{place}" if slashes else f"…@{place}"
 
 
 def meanings() -> dict[str, str]:

@@ -141,14 +141,24 @@ STORE_REDO_MAX = 100
 STORE_CHANGES_KEPT = 128
 # Of those, how many are read first: 30 kB each at 1,000 events a batch.
 STORE_CHANGES_READ = 8
-# Commits whose vectors are kept for a source that reads again.
+# Commits whose vectors are kept for a source that reads again: at least, and, as long as its
+# outputs are not safe, so many bytes of them.
 STORE_ANSWERS_KEPT = 32
+STORE_ANSWERS_BYTES_MAX = 64 << 20
 # How long Redis knows the last commit of a writer that went away: a day.
 STORE_WRITER_MS = 86_400_000
 # Rows held in the process: 1 to 2 GB at 150 words.
 STORE_ROWS_HELD_MAX = 1_000_000
 # Events that wait, unapplied, while Redis is away: seconds at full rate, tens of megabytes.
 STORE_BACKLOG_EVENTS_MAX = 100_000
+# A file that holds one address.
+STORE_ADDRESS_BYTES_MAX = 4096
+# How long a batch of a log waits for Redis once no more fits in front of it; then it is refused.
+STORE_WAIT_S_MAX = 30.0
+# Where no batch comes, Redis is asked so often whether it is there.
+STORE_TEND_S = 0.5
+# Opening a store: connecting, and reading 16 MB of ids.
+STORE_OPEN_MS = 5_000.0
 # Entities of one read: 8 MB of rows.
 STORE_KEYS_READ_MAX = 10_000
 # Least time that a row outlives its longest window: a source may fall behind by so much.

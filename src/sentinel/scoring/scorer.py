@@ -18,6 +18,7 @@ from sentinel.core.clock import Clock, SystemClock
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.matrix import FeatureMatrix
+from sentinel.features.stores.durable import RemoteStore
 from sentinel.monitoring.drift import DriftMonitor
 from sentinel.monitoring.log_records import LogRecords, feature_hashes
 from sentinel.monitoring.stages import StageTimer
@@ -190,6 +191,8 @@ class Scorer:
         """
         self._check_open()
         self.champion.tick()
+        if isinstance(self.engine, RemoteStore):
+            self.engine.tend()
 
     def encode(self, decisions: DecisionBatch) -> bytes:
         """Write decisions as JSON lines (:mod:`sentinel.scoring.encoding`)."""
@@ -224,6 +227,7 @@ class Scorer:
             canary=canary,
             pages=pages,
             degraded_sources=degraded,
+            store=self.engine.trouble if isinstance(self.engine, RemoteStore) else "",
         )
         latest = self.drift.latest if self.drift is not None else None
         return ScorerStatus(

@@ -69,6 +69,7 @@ def causes_of(
     canary: CanaryState,
     pages: tuple[Page, ...],
     degraded_sources: tuple[str, ...],
+    store: str = "",
 ) -> tuple[str, ...]:
     """Say in words what is not as it should be."""
     causes = []
@@ -82,4 +83,6 @@ def causes_of(
         for page in pages
     ]
     causes += [f"source {source} is refused too often" for source in degraded_sources]
+    if store:
+        causes.append(store)
     return tuple(causes)

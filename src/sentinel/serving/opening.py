@@ -9,8 +9,8 @@ from pathlib import Path
 from sentinel.contract import Quarantine
 from sentinel.core import limits
 from sentinel.core.configuration import Configuration
-from sentinel.features import Engine
-from sentinel.features.stores.embedded import EmbeddedStore
+from sentinel.features.stores.choice import StoreKind, open_store
+from sentinel.features.stores.durable import DurableStore
 from sentinel.monitoring import (
     DecisionLog,
     DriftMonitor,
@@ -58,12 +58,12 @@ class Opened:
     folders: tuple[tuple[str, Path, bool], ...]
 
     def is_prompt(self) -> bool:
-        """Whether what is written while scoring is sure not to wait for a disk.
+        """Whether what is written while scoring is sure not to wait for a disk or a net.
 
         State that is logged before it is answered may wait. So may a decision log that must not
         lose anything and has little room left.
         """
-        if isinstance(self.scorer.engine, EmbeddedStore):
+        if isinstance(self.scorer.engine, DurableStore):
             return False
         if self.log is None or self.loaded.parts.policy.decision_log != "block":
             return True
@@ -86,14 +86,15 @@ def open_parts(
     sinks = Sinks(
         refusals=quarantine, decisions=None if settings.log is None else sink, metrics=metrics
     )
-    scorer = loaded.open_scorer(sinks, engine=_engine(loaded, settings.state, stack))
+    engine = stack.enter_context(open_store(settings.store, loaded.parts.plan, is_fenced=False))
+    scorer = loaded.open_scorer(sinks, engine=engine)
     stack.callback(scorer.close)
     if loaded.parts.reference is not None:
         drift = DriftSettings.from_configuration(configuration)
         scorer.drift = DriftMonitor(loaded.parts.reference, drift)
     folders = [("quarantine", settings.quarantine, True)]
-    if settings.state is not None:
-        folders.append(("state", settings.state, True))
+    if settings.store.kind is StoreKind.EMBEDDED:
+        folders.append(("state", settings.store.folder, True))
     if settings.log is not None:
         sink.log = stack.enter_context(
             open_decision_log(
@@ -114,11 +115,3 @@ def open_parts(
     return Opened(
         loaded=loaded, scorer=scorer, metrics=metrics, log=sink.log, folders=tuple(folders)
     )
-
-
-def _engine(loaded: LoadedRelease, folder: Path | None, stack: ExitStack) -> Engine:
-    if folder is None:
-        return Engine(loaded.parts.plan)
-    store = EmbeddedStore(loaded.parts.plan, folder, is_fenced=False)
-    stack.callback(store.close)
-    return store

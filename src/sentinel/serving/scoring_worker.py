@@ -21,7 +21,7 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.matrix import PRESENT
-from sentinel.features.stores.embedded import EmbeddedStore
+from sentinel.features.stores.durable import DurableStore
 from sentinel.monitoring.log_records import feature_hashes
 from sentinel.scoring import DecisionBatch, Scorer
 from sentinel.scoring.guards import Rows
@@ -104,7 +104,7 @@ class ScoringWorker:
     def tick(self) -> None:
         """Let pauses and deadlines end; take a snapshot when one is due."""
         self.scorer.tick()
-        if isinstance(self.scorer.engine, EmbeddedStore):
+        if isinstance(self.scorer.engine, DurableStore):
             self.scorer.engine.maintain()
 
     def is_prompt(self) -> bool:

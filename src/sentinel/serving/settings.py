@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features.stores.choice import IN_MEMORY, StoreChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,8 @@ class ServerSettings:
     timeout_ms : int
         Deadline of a request that names none.
     quarantine : Path
-    state : Path or None
-        Folder of the feature state; None: in memory, and lost with the process.
+    store : StoreChoice
+        Where feature state is kept; in memory it is lost with the process.
     log : Path or None
         Folder of the decision log; None: no log.
     is_rehearsal : bool
@@ -56,7 +57,7 @@ class ServerSettings:
     private_key: Path | None = None
     timeout_ms: int = limits.REQUEST_TIMEOUT_MS_DEFAULT
     quarantine: Path = Path("quarantine")
-    state: Path | None = None
+    store: StoreChoice = IN_MEMORY
     log: Path | None = None
     is_rehearsal: bool = False
     drain_notice_s: float = limits.DRAIN_NOTICE_S

@@ -36,7 +36,7 @@ from sentinel.core.hashing import sha256_of
 from sentinel.data import EventFile
 from sentinel.features.engine import known_at
 from sentinel.features.replay import FeedbackOrder
-from sentinel.features.stores.embedded import EmbeddedStore
+from sentinel.features.stores.durable import DurableStore
 from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.scoring import Counts, DecisionBatch, Outcome, Reason, Scorer, ServedBy, code_names
 from sentinel.streaming.decision_file import Checkpoint, DecisionFile
@@ -232,7 +232,7 @@ class FileWorker:
         self._stop = stop if stop is not None else threading.Event()
         self._clock = clock if clock is not None else SystemClock()
         engine = scorer.engine
-        self._store = engine if isinstance(engine, EmbeddedStore) else None
+        self._store = engine if isinstance(engine, DurableStore) else None
         self._first = 0
         self._tally = _Tally()
         is_from_start = job.first_decided == 0 and job.first_decided_ms is None
@@ -284,7 +284,7 @@ class FileWorker:
                 at=source,
                 expected="a state that holds nothing of it yet",
                 got=f"one that holds everything before line {held}",
-                hint="Give --resume to go on there, or name another --state folder.",
+                hint="Give --resume to go on there, or name another --store.",
             )
 
     def _open_decisions(self, source: str) -> DecisionFile | None:
@@ -316,7 +316,7 @@ class FileWorker:
         elif checkpoint is not None:
             self._skip_to(checkpoint)
 
-    def _go_on(self, store: EmbeddedStore, source: str, checkpoint: Checkpoint | None) -> None:
+    def _go_on(self, store: DurableStore, source: str, checkpoint: Checkpoint | None) -> None:
         """Begin where both the state and the file of decisions can go on."""
         written = 0 if checkpoint is None else checkpoint.next_position
         answerable = store.snapshot_position(source)
@@ -326,7 +326,7 @@ class FileWorker:
                 at=str(self._job.decisions),
                 expected=f"decisions until line {answerable}, where the state's snapshot is",
                 got=f"a file that is good until line {written}",
-                hint="The file is of another run or was removed: name another --state folder.",
+                hint="The file is of another run or was removed: name another --store.",
             )
         self._first = min(written, store.position(source))
         self._resumed_at = written

@@ -85,7 +85,7 @@ def behind(topic: str, partition: int, position: int, ends: Ends) -> SentinelErr
         at=f"{topic}/{partition}",
         expected=f"a partition that reaches position {position}",
         got=f"one that ends at {ends.high}",
-        hint="Another cluster or a topic made anew: name another --state folder.",
+        hint="Another cluster or a topic made anew: name another --store.",
     )
 
 

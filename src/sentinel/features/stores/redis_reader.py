@@ -149,7 +149,7 @@ class FeatureReader:
         self.link.close()
 
     def _check_head(self) -> None:
-        (reply,) = self.link.call([("HGET", self._keys.fixed[0], "identity")])
+        (reply,) = self.link.call([("HGET", self._keys.head, "identity")])
         if not isinstance(reply, bytes):
             raise SentinelError(
                 ErrorCode.STATE_MISSING,

@@ -100,14 +100,20 @@ class RedisReplica(RowCache):
         self._settled: Commit | None = None
         self._must_load = True
         self._must_load_all = True
-        self._answers: list[Answers] | None = None
+        self._answers: dict[Partition, list[Answers]] = {}
 
     # --- opening ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self._check_fit()
-        self._create()
-        self._load()
+        """Connect and load, however short a batch's own deadline is."""
+        deadline_ms = self.link.deadline_ms
+        self.link.deadline_ms = max(deadline_ms, limits.STORE_OPEN_MS)
+        try:
+            self._check_fit()
+            self._create()
+            self._load()
+        finally:
+            self.link.deadline_ms = deadline_ms
 
     def _check_fit(self) -> None:
         """Refuse a Redis that is too old, or that may throw state away."""
@@ -131,7 +137,7 @@ class RedisReplica(RowCache):
 
     def _create(self) -> None:
         """Begin a state where there is nothing at all."""
-        head = self._keys.fixed[0]
+        head = self._keys.head
         (found,) = self.link.call([("EXISTS", head)])
         if found:
             return
@@ -148,7 +154,7 @@ class RedisReplica(RowCache):
     def _begin_anew(self) -> None:
         """Delete the state, and begin an empty one of a new epoch."""
         # The head goes first: whoever else writes finds the state missing, not half of it.
-        self.link.call([("UNLINK", self._keys.fixed[0])])
+        self.link.call([("UNLINK", self._keys.head)])
         found = list(self._scan(self._keys.prefix))
         for first in range(0, len(found), _SCAN_KEYS):
             self.link.call([("UNLINK", *found[first : first + _SCAN_KEYS])])
@@ -173,7 +179,7 @@ class RedisReplica(RowCache):
 
     def _commit(self, change: Change) -> tuple[bytes, bytes]:
         """Run the commit function: its word, and the version it made or found."""
-        keys = change.keys(self._keys.fixed)
+        keys = change.keys(self._keys)
         reply = self._run(COMMIT, keys, change.arguments(), change.n_rows)
         status, version = reply if isinstance(reply, list) else (b"", b"")
         if not isinstance(status, bytes) or not isinstance(version, bytes):
@@ -201,7 +207,7 @@ class RedisReplica(RowCache):
         if chain:
             self._renew_changed(chain)
         self._version, self._next, self._turns = loaded.version, loaded.positions, loaded.turns
-        self._answers = None
+        self._answers.clear()
         number = loaded.writer.split(b" ")[0]
         if self._unsure is not None and number == b"%d" % self._unsure.number:
             self._settled, self._unsure = self._unsure, None
@@ -223,7 +229,7 @@ class RedisReplica(RowCache):
     def _ask(
         self, ids: tuple[int, int], feedback_ids: tuple[int, int], mark: bytes, first_change: int
     ) -> Loaded:
-        keys: list[Word] = list(self._keys.fixed)
+        keys: list[Word] = list(self._keys.fixed())
         words: list[Word] = [
             ids[0], 8 * ids[1], feedback_ids[0], 8 * feedback_ids[1], mark, first_change,
         ]  # fmt: skip
@@ -362,18 +368,28 @@ class RedisReplica(RowCache):
     def _answer_again(self, events: EventBatch, is_held: BoolArray) -> FeatureMatrix:
         """Make a matrix in which the rows that are held have the vectors they got."""
         matrix = self.defaults(events.n_rows)
-        if self._answers is None:
-            (reply,) = self.link.call([("LRANGE", self._keys.fixed[3], 0, -1)])
-            self._answers = [decode_answers(part, self.plan.names) for part in page_of(reply)]
         wanted = np.where(is_held, events.raw.positions[events.rows], -1)
-        for answers in self._answers:
-            if (answers.source, answers.partition) != (events.raw.source, events.raw.partition):
-                continue
+        for answers in self._answers_of((events.raw.source, events.raw.partition)):
             found, here, there = np.intersect1d(wanted, answers.positions, return_indices=True)
             if len(found):
                 for old, new in zip(parts_of(matrix), parts_of(answers.matrix), strict=True):
                     old[here] = new[there]
         return matrix
+
+    def _answers_of(self, where: Partition) -> list[Answers]:
+        """Read the vectors that the last commits of a source gave, oldest first."""
+        if where not in self._answers:
+            found: list[Answers] = []
+            while True:
+                first, last = len(found), len(found) + limits.STORE_ANSWERS_KEPT - 1
+                command = ("LRANGE", self._keys.fixed(where)[3], first, last)
+                (reply,) = self.link.call([command], n_rows=limits.STORE_KEYS_READ_MAX)
+                page = page_of(reply)
+                found += [decode_answers(part, self.plan.names) for part in page]
+                if len(page) < limits.STORE_ANSWERS_KEPT:
+                    break
+            self._answers[where] = found
+        return self._answers[where]
 
 
 def page_of(reply: Reply) -> list[bytes]:

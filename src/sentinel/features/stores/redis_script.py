@@ -5,7 +5,7 @@ Keys of a store, all with one hash tag::
     sentinel:{name}:head         hash: version, epoch, identity, format, state, turns, pending mark
     sentinel:{name}:positions    hash: "partition/source" to the next position
     sentinel:{name}:changes      list: of the last commits, version and changed rows
-    sentinel:{name}:answers      list: of the last commits, the vectors that were given
+    sentinel:{name}:answers:<partition>/<source>  list: of its last commits, the vectors given
     sentinel:{name}:pending      sorted set: feedback by known-at
     sentinel:{name}:writer:<id>  the last commit of a writer, and the version it made; expires
     sentinel:{name}:ids:0, :1    event ids seen, two generations, eight bytes each
@@ -145,14 +145,24 @@ class Keys:
         """What the key of every row begins with."""
         return self.prefix + b"r:"
 
-    @property
-    def fixed(self) -> tuple[bytes, ...]:
-        """The keys that every commit names, in the order in which the scripts number them."""
+    def fixed(self, where: tuple[str, int] = ("", 0)) -> tuple[bytes, ...]:
+        """Return the keys that every script names, in the order in which it numbers them.
+
+        Parameters
+        ----------
+        where : tuple of str and int
+            Source and partition, of the answers.
+        """
         names = (
-            "head", "positions", "changes", "answers", "pending", f"writer:{self.writer}",
-            "ids:0", "ids:1", "fids:0", "fids:1",
+            "head", "positions", "changes", f"answers:{where[1]}/{where[0]}", "pending",
+            f"writer:{self.writer}", "ids:0", "ids:1", "fids:0", "fids:1",
         )  # fmt: skip
         return tuple(self.prefix + name.encode() for name in names)
+
+    @property
+    def head(self) -> bytes:
+        """The key of the head."""
+        return self.prefix + b"head"
 
     def row_keys(self, entity: int, keys: npt.NDArray[np.int64]) -> list[bytes]:
         """Return the keys of rows: prefix, type as one byte, key as eight, little-endian."""
@@ -179,6 +189,8 @@ class Change:
     ----------
     expected, version : bytes
         Version that it stands on, and that it makes.
+    where : tuple of str and int
+        Source and partition of the batch.
     number : int
         Of the commit, at this writer.
     state : bytes
@@ -190,6 +202,7 @@ class Change:
     changed : bytes
         Version and keys, for the list of changes.
     answers : bytes
+    n_answers_kept : int
     ids : list of (int, bool, bytes)
         Place of the key, whether it begins anew, what is appended.
     n_pending_dropped : int
@@ -202,12 +215,14 @@ class Change:
     expected: bytes
     version: bytes
     number: int
+    where: tuple[str, int] = ("", 0)
     state: bytes = b""
     turns: tuple[int, int] = (0, 0)
     pending_mark: bytes = b""
     positions: dict[str, int] = field(default_factory=dict)
     changed: bytes = b""
     answers: bytes = b""
+    n_answers_kept: int = 0
     ids: list[tuple[int, bool, bytes]] = field(default_factory=list)
     n_pending_dropped: int = 0
     pending: list[tuple[int, bytes]] = field(default_factory=list)
@@ -218,9 +233,9 @@ class Change:
         """How many rows travel."""
         return sum(len(keys) for _, keys, _ in self.rows)
 
-    def keys(self, fixed: tuple[bytes, ...]) -> list[Word]:
+    def keys(self, keys: Keys) -> list[Word]:
         """Return all keys, rows last."""
-        return [*fixed, *(key for _, keys, _ in self.rows for key in keys)]
+        return [*keys.fixed(self.where), *(key for _, keys, _ in self.rows for key in keys)]
 
     def arguments(self) -> list[Word]:
         """Return the arguments in the order in which the script takes them."""
@@ -231,7 +246,7 @@ class Change:
         for name, position in self.positions.items():
             words += (name, position)
         words += (limits.STORE_CHANGES_KEPT, self.changed)
-        words += (limits.STORE_ANSWERS_KEPT, self.answers, len(self.ids))
+        words += (self.n_answers_kept, self.answers, len(self.ids))
         for place, is_fresh, content in self.ids:
             words += (place, int(is_fresh), content)
         words += (self.n_pending_dropped, len(self.pending))

@@ -21,7 +21,7 @@ from sentinel.features.stores.redis_link import Reply
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-FORMAT = b"1"
+FORMAT = b"2"
 _N_SCALARS = R_COUNT + 5
 _ANSWER = struct.Struct("<IIiI")
 _SEQUENCE = struct.Struct(">Q")

@@ -20,6 +20,7 @@ Commit steps of ``advance``, and what a crash after each means:
 from __future__ import annotations
 
 import enum
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from sentinel.features.matrix import STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.records import select_rows
 from sentinel.features.stores.redis_cache import Before, RowCache
+from sentinel.features.stores.redis_changes import id_changes, split_rows
 from sentinel.features.stores.redis_replica import Commit, Partition, RedisReplica, parts_of
 from sentinel.features.stores.redis_script import EVENT_IDS, FEEDBACK_IDS, Change
 from sentinel.features.stores.redis_state import encode_answers, encode_changes, encode_pending
@@ -82,6 +84,8 @@ class RedisSettings:
         Rows in the process; past that all are forgotten and read again as they are needed.
     is_fenced : bool
         Whether positions of raw batches are those of a log that is read again after a crash.
+    wait_s : float
+        How long a batch that can neither be applied nor put off waits before it is refused.
     """
 
     url: str
@@ -90,6 +94,7 @@ class RedisSettings:
     deadline_ms: float = limits.STORE_DEADLINE_MS
     rows_held_max: int = limits.STORE_ROWS_HELD_MAX
     is_fenced: bool = True
+    wait_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,6 +171,10 @@ class RedisStore(RedisReplica):
         self._accepted: dict[Partition, int] = {}
         self._backlog: deque[tuple[bool, EventBatch]] = deque()
         self._n_backlog = 0
+        # Bytes of the answers of each commit since outputs were last safe.
+        self._answer_bytes: deque[int] = deque()
+        self._n_answer_bytes = 0
+        self._tend_at_s = 0.0
         is_open = False
         try:
             self._open()
@@ -189,35 +198,75 @@ class RedisStore(RedisReplica):
             ``store-unreachable``, ``store-denied``, ``store-refused``, ``state-missing``; with
             ``OnLoss.DEFAULTS`` only when a fenced batch no longer fits into the backlog.
         """
-        try:
-            self._drain()
-            matrix = self._transact(events, is_feedback=False)
-        except SentinelError as error:
-            if not self._keeps(events, error, is_feedback=False):
-                raise
+        is_applied, matrix = self._take(events, is_feedback=False)
+        if not is_applied:
             return self._stale(events.n_rows)
-        self.fault = None
         return matrix if matrix is not None else self.defaults(events.n_rows)
 
     def learn(self, feedback: EventBatch) -> None:
         """Take feedback and commit it; see :meth:`Engine.learn`. What is held is left out."""
-        try:
-            self._drain()
-            self._transact(feedback, is_feedback=True)
-        except SentinelError as error:
-            if not self._keeps(feedback, error, is_feedback=True):
-                raise
-            return
-        self.fault = None
+        self._take(feedback, is_feedback=True)
 
     def position(self, source: str, partition: int = 0) -> int:
-        """Return the first position of a source that the state does not hold; 0 at first."""
+        """Return the first position of a source that was not taken; 0 at first.
+
+        What waits in this process for Redis was taken.
+        """
         where = (source, partition)
-        return max(self._next.get(where, 0), self._accepted.get(where, 0))
+        waiting = [
+            int(batch.raw.positions[-1]) + 1
+            for _, batch in self._backlog
+            if (batch.raw.source, batch.raw.partition) == where and len(batch.raw.positions)
+        ]
+        return max(self._held(where), *waiting[-1:], 0)
 
     def positions(self) -> Mapping[Partition, int]:
-        """Return the next position of every source and partition."""
+        """Return the next position of every source that is in Redis."""
         return dict(self._next)
+
+    def snapshot_position(self, source: str, partition: int = 0) -> int:
+        """Return the first position from which on vectors are answered as they were given."""
+        where = (source, partition)
+        known = [a.positions[0] for a in self._answers_of(where) if len(a.positions)]
+        return int(min(known, default=self._held(where)))
+
+    def maintain(self) -> bool:
+        """Note that outputs are safe: answers until here need be given no more.
+
+        Returns
+        -------
+        bool
+            False: there are no snapshots.
+        """
+        self._answer_bytes.clear()
+        self._n_answer_bytes = 0
+        return False
+
+    @property
+    def trouble(self) -> str:
+        """Why state is not where it should be, for people; empty when all is well."""
+        if self.fault is None and not self._backlog:
+            return ""
+        cause = f"{self.fault.code}: {self.fault.got}" if self.fault is not None else "catching up"
+        return f"store {self.link.address.shown}: {cause}; {self._n_backlog} events wait for it"
+
+    def tend(self) -> None:
+        """Ask whether Redis answers, every ``STORE_TEND_S``, and apply what waits."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._tend_at_s:
+            return
+        self._tend_at_s = now_s + limits.STORE_TEND_S
+        try:
+            self._drain()
+            if self._must_load:
+                self._load()
+            self.link.call([("EXISTS", self._keys.head)])
+        except SentinelError as error:
+            if error.code not in _LOSSES:
+                raise
+            self.fault = error
+        else:
+            self.fault = None
 
     def accept_gap(self, source: str, partition: int, position: int) -> None:
         """Go on at a later position of a source; what was between is lost to the state."""
@@ -252,11 +301,34 @@ class RedisStore(RedisReplica):
         self._begin_anew()
         self.fault = None
 
-    def close(self) -> None:
+    def close(self, *, with_snapshot: bool = True) -> None:
         """Close the connection; the state is in Redis."""
         self.link.close()
 
     # --- a transaction ---------------------------------------------------------------------------
+
+    def _take(self, batch: EventBatch, *, is_feedback: bool) -> tuple[bool, FeatureMatrix | None]:
+        """Apply a batch, or put it off; wait where it can be neither. Says whether it is applied.
+
+        Raises
+        ------
+        SentinelError
+            As :meth:`advance`.
+        """
+        end_s = self._clock.monotonic_s() + self.settings.wait_s
+        while True:
+            try:
+                self._drain()
+                matrix = self._transact(batch, is_feedback=is_feedback)
+            except SentinelError as error:
+                if self._keeps(batch, error, is_feedback=is_feedback):
+                    return False, None
+                if error.code not in _LOSSES or self._clock.monotonic_s() >= end_s:
+                    raise
+                time.sleep(limits.STORE_PAUSE_MS / 1000)
+                continue
+            self.fault = None
+            return True, matrix
 
     def _transact(self, batch: EventBatch, *, is_feedback: bool) -> FeatureMatrix | None:
         """Apply a batch exactly once, whoever else writes."""
@@ -297,8 +369,8 @@ class RedisStore(RedisReplica):
         """Apply a batch to the cache and commit it; False where another writer was first."""
         chosen = batch if is_new.all() else select_rows(batch, is_new)
         version = b"%d:%s:%d" % (self._n_version + 1, self._writer.encode(), number)
-        change = Change(expected=self._version, version=version, number=number)
         where, position = self._position_after(batch)
+        change = Change(expected=self._version, version=version, number=number, where=where)
         change.positions = {f"{where[1]}/{where[0]}": position} if self.settings.is_fenced else {}
         matrix = None
         if is_feedback:
@@ -306,7 +378,9 @@ class RedisStore(RedisReplica):
         else:
             matrix, undo = self._advance(chosen, change)
             matrix = self._completed(batch, is_new, matrix)
-            change.answers = encode_answers(batch, matrix) if self.settings.is_fenced else b""
+            if self.settings.is_fenced:
+                change.answers = encode_answers(batch, matrix)
+                change.n_answers_kept = self._n_answers_kept(len(change.answers))
         try:
             status, found = self._commit(change)
         except SentinelError:
@@ -320,11 +394,23 @@ class RedisStore(RedisReplica):
             return False, None
         self._version = version
         self._pending_mark = change.pending_mark or self._pending_mark
+        if change.answers:
+            self._answer_bytes.append(len(change.answers))
+            self._n_answer_bytes += len(change.answers)
         if self.settings.is_fenced:
             self._next[where] = position
-        self._unsure = self._answers = None
+        self._unsure = None
+        self._answers.clear()
         self.store_counts.commits += 1
         return True, matrix
+
+    def _n_answers_kept(self, n_bytes: int) -> int:
+        """Say how many answers to keep: those since outputs were safe, as far as they fit."""
+        while self._answer_bytes and (
+            self._n_answer_bytes + n_bytes > limits.STORE_ANSWERS_BYTES_MAX
+        ):
+            self._n_answer_bytes -= self._answer_bytes.popleft()
+        return max(limits.STORE_ANSWERS_KEPT, len(self._answer_bytes) + 1)
 
     @property
     def _n_version(self) -> int:
@@ -340,13 +426,13 @@ class RedisStore(RedisReplica):
         matrix = Engine.advance(self, events)
         ids = events.column(self.plan.features.events.event_id.name)[~matrix.is_duplicate]
         window = before.registers[R_GENERATION : R_IDS_FULL + 1]
-        change.ids, n_turns = _id_changes(window, ids, EVENT_IDS)
+        change.ids, n_turns = id_changes(window, ids, EVENT_IDS)
         self._turns = (turns[0] + n_turns, turns[1])
         change.n_pending_dropped = len(before.feed.times) - self._pending.n_rows
         changed = self.changed(before)
         change.changed = encode_changes(change.version, [found for found, _ in changed])
         change.rows = [
-            (self._ttls_ms[entity], self._keys.row_keys(entity, found), _split(rows))
+            (self._ttls_ms[entity], self._keys.row_keys(entity, found), split_rows(rows))
             for entity, (found, rows) in enumerate(changed)
             if len(found)
         ]
@@ -360,7 +446,7 @@ class RedisStore(RedisReplica):
         is_new = self._take_feedback(feedback)
         schema = self.plan.features.feedback or self.plan.features.events
         ids = feedback.column(schema.event_id.name)[is_new]
-        change.ids, n_turns = _id_changes(before.feedback_window, ids, FEEDBACK_IDS)
+        change.ids, n_turns = id_changes(before.feedback_window, ids, FEEDBACK_IDS)
         self._turns = (turns[0], turns[1] + n_turns)
         change.pending = encode_pending(feedback, known_at(feedback, schema), is_new, sequence)
         self._feedback_sequence += len(ids)
@@ -393,13 +479,17 @@ class RedisStore(RedisReplica):
 
     # --- positions -------------------------------------------------------------------------------
 
+    def _held(self, where: Partition) -> int:
+        """Return the first position of a source that the state does not hold."""
+        return max(self._next.get(where, 0), self._accepted.get(where, 0))
+
     def _is_new(self, batch: EventBatch) -> BoolArray:
         """Mark the rows that the state does not hold, or raise where a source has a hole."""
         raw = batch.raw
         if not self.settings.is_fenced or not len(raw.positions):
             return np.ones(batch.n_rows, dtype=np.bool_)
         where = (raw.source, raw.partition)
-        held = self.position(*where)
+        held = self._held(where)
         first = int(raw.positions[0])
         if where in self._next and first > held:
             raise SentinelError(
@@ -413,15 +503,19 @@ class RedisStore(RedisReplica):
 
     def _position_after(self, batch: EventBatch) -> tuple[Partition, int]:
         raw = batch.raw
-        held = self.position(raw.source, raw.partition)
+        held = self._held((raw.source, raw.partition))
         last = int(raw.positions[-1]) + 1 if len(raw.positions) else held
         return (raw.source, raw.partition), max(held, last)
 
     # --- while Redis is lost ---------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Apply what waited, for as long as one deadline; what is left goes on waiting."""
+        """Apply what waited; all of a log, of requests as much as a deadline lets, two at least.
+
+        One batch comes for each call: two that go are an end to what waits.
+        """
         end_s = self._clock.monotonic_s() + self.settings.deadline_ms / 1000
+        n_drained = 0
         while self._backlog:
             is_feedback, batch = self._backlog[0]
             try:
@@ -432,7 +526,9 @@ class RedisStore(RedisReplica):
                     self.store_counts.unapplied_events += batch.n_rows
                 raise
             self._forget_first()
-            if self._backlog and self._clock.monotonic_s() >= end_s:
+            n_drained += 1
+            is_late = n_drained > 1 and self._clock.monotonic_s() >= end_s
+            if self._backlog and is_late and not self.settings.wait_s:
                 raise SentinelError(
                     ErrorCode.STORE_UNREACHABLE,
                     at=self.link.address.shown,
@@ -475,37 +571,3 @@ def _is_same(left: EventBatch, right: EventBatch) -> bool:
         and np.array_equal(left.values, right.values)
         and np.array_equal(left.raw.positions, right.raw.positions)
     )
-
-
-def _split(rows: Int64Array) -> list[bytes]:
-    content = rows.tobytes()
-    n_bytes = 8 * rows.shape[1]
-    return [content[at : at + n_bytes] for at in range(0, len(content), n_bytes)]
-
-
-def _id_changes(
-    window: Int64Array, ids: Int64Array, places: tuple[int, int]
-) -> tuple[list[tuple[int, bool, bytes]], int]:
-    """Say what is appended to which generation, and how often the generation changes.
-
-    Parameters
-    ----------
-    window : ndarray of int64, shape (3,)
-        Current generation, ids in it, ids that make it full; before the batch.
-    ids : ndarray of int64
-        Those that are new, in order.
-    places : tuple of int
-        Of the two generations' keys.
-    """
-    generation, n_held, n_full = (int(part) for part in window)
-    changes: list[tuple[int, bool, bytes]] = []
-    n_turns = at = 0
-    while at < len(ids):
-        is_fresh = n_held == n_full
-        if is_fresh:
-            generation, n_held, n_turns = 1 - generation, 0, n_turns + 1
-        n_taken = min(n_full - n_held, len(ids) - at)
-        changes.append((places[generation], is_fresh, ids[at : at + n_taken].tobytes()))
-        n_held += n_taken
-        at += n_taken
-    return changes, n_turns
