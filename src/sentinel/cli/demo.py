@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ import typer
 
 import sentinel
 from sentinel.cli import config, options
+from sentinel.cli.boundary import TerminatedError
 from sentinel.cli.demo_page import (
     approval_panel,
     broken_events_table,
@@ -22,6 +23,14 @@ from sentinel.cli.demo_page import (
     closing_page,
     heading,
 )
+from sentinel.cli.demo_serve import (
+    LiveReport,
+    live_data,
+    live_page,
+    running_server,
+    stream_over_http,
+)
+from sentinel.cli.demo_store import HELP, DemoStores, demo_stores
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import evaluation_table, gates_table, instant, now_ms
@@ -29,16 +38,22 @@ from sentinel.cli.replay import graceful, run_job
 from sentinel.cli.session import SessionPlan, open_session
 from sentinel.cli.train import build_shown, train_shown
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sentinel.data import EventFolder
+    from sentinel.features.stores.choice import StoreChoice
     from sentinel.release import BuiltRelease, Candidate, Pipeline
+    from sentinel.streaming import FileJob, FileReport
 
 # In the demo's folder, so that nothing else is ever removed.
 _MARKER = ".sentinel-demo"
-_MADE_BY_EACH_RUN = ("release", "quarantine", "log", "decisions.ndjson", "trust.toml")
+_MADE_BY_EACH_RUN = (
+    *("release", "quarantine", "log", "decisions.ndjson", "trust.toml", "state-replay"),
+    *("state-live", "live-quarantine", "live-log", "server.log"),
+)
 _DEMO_NOTICE = "NOT FOR PRODUCTION"
 
 
@@ -64,12 +79,30 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of the demo: where things go, and how they are shown."""
+
+    folder: Path
+    output: Output
+    watch: Stopwatch
+    store: str
+    is_live: bool
+
+    def head(self, step: int, title: str, about: str) -> None:
+        """Begin a step."""
+        n_steps = 8 if self.is_live else 7
+        self.output.show(heading(f"{step}/{n_steps}", title, about))
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog=options.examples(
             "sentinel demo",
             "sentinel demo --source simulator --out /tmp/demo",
+            "sentinel demo --store redis",
+            "sentinel demo --serve",
         ),
     )(demo)
 
@@ -81,6 +114,14 @@ def demo(
         typer.Option("--source", help="auto: the Handbook data where they are, else simulated."),
     ] = Source.AUTO,
     out: Annotated[Path, typer.Option("--out", help="Folder for all that is made.")] = Path("demo"),
+    store: Annotated[str, typer.Option("--store", metavar="STORE", help=HELP)] = "memory",
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--serve",
+            help="Then serve the release, and send it the same stream over HTTP.",
+        ),
+    ] = False,
     examples: Annotated[
         Path | None,
         typer.Option("--examples", help="Folder of the examples, where it is not found by itself."),
@@ -94,25 +135,27 @@ def demo(
     """
     from sentinel.release import Pipeline
 
-    output, watch = Output(as_json=as_json), Stopwatch()
     chosen = _choose(source)
     pipeline_path = find_examples(examples) / _EXAMPLE[chosen] / "pipeline.py"
     folder = _own_folder(out / str(chosen))
-    output.show(heading(1, "Data", _WHERE_FROM[chosen]))
-    with watch.step("data"):
-        data = _prepare(chosen, folder / "data", output)
-    pipeline = Pipeline.load(pipeline_path)
-    output.show(_data_facts(data, pipeline_path))
-    output.show(heading(2, "Contract", "what is not exactly as declared is refused, and kept"))
-    output.show(broken_events_table(pipeline.features.events, data.events))
-    candidate, built = _train(pipeline, data, folder, output, watch)
-    if built.failed:
-        output.note("A gate failed, so there is nothing to approve: the demo ends here.")
-        return ExitCode.GATE
-    output.show(heading(5, "Approval", "three signed statements over the manifest's digest"))
-    trust = _approve(folder, output)
-    output.show(heading(6, "Replay", f"events from {instant(candidate.later.from_ms)} on, decided"))
-    return _replay(candidate, data, folder, trust, output, watch)
+    output = Output(as_json=as_json)
+    run = Run(folder=folder, output=output, watch=Stopwatch(), store=store, is_live=live)
+    with demo_stores(store, folder) as stores:
+        run.head(1, "Data", _WHERE_FROM[chosen])
+        with run.watch.step("data"):
+            data = _prepare(chosen, folder / "data", output)
+        pipeline = Pipeline.load(pipeline_path)
+        output.show(_data_facts(data, pipeline_path))
+        run.head(2, "Contract", "what is not exactly as declared is refused, and kept")
+        output.show(broken_events_table(pipeline.features.events, data.events))
+        candidate, built = _train(run, pipeline, data)
+        if built.failed:
+            output.note("A gate failed, so there is nothing to approve: the demo ends here.")
+            return ExitCode.GATE
+        run.head(5, "Approval", "three signed statements over the manifest's digest")
+        _approve(folder, output)
+        run.head(6, "Replay", f"events from {instant(candidate.later.from_ms)} on, decided")
+        return _replay(run, candidate, data, stores)
 
 
 _EXAMPLE = {Source.HANDBOOK: "handbook", Source.SIMULATOR: "card_fraud"}
@@ -206,17 +249,14 @@ def _data_facts(data: EventFolder, pipeline: Path) -> RenderableType:
     )
 
 
-def _train(
-    pipeline: Pipeline, data: EventFolder, folder: Path, output: Output, watch: Stopwatch
-) -> tuple[Candidate, BuiltRelease]:
+def _train(run: Run, pipeline: Pipeline, data: EventFolder) -> tuple[Candidate, BuiltRelease]:
     from sentinel.release import create_key, load_key
 
+    folder, output, watch = run.folder, run.output, run.watch
     if data.feedback is None:
         raise AssertionError("both sources of the demo have labels")
     names = pipeline.features.names
-    output.show(
-        heading(3, "Training", f"{len(names)} features, replayed by the kernel that serves")
-    )
+    run.head(3, "Training", f"{len(names)} features, replayed by the kernel that serves")
     with watch.step("training"):
         candidate = train_shown(pipeline, data.events, data.feedback, output)
     later = candidate.later
@@ -232,7 +272,7 @@ def _train(
         ),
         evaluation_table({name: dict(metrics) for name, metrics in later.metrics.items()}),
     )
-    output.show(heading(4, "Release", "code-free: ONNX, JSON, hashes; every gate is asked"))
+    run.head(4, "Release", "code-free: ONNX, JSON, hashes; every gate is asked")
     key_path = folder / "demo-builder.key"
     person = f"builder, {_DEMO_NOTICE}"
     builder = (
@@ -246,9 +286,8 @@ def _train(
     return candidate, built
 
 
-def _approve(folder: Path, output: Output) -> Path:
+def _approve(folder: Path, output: Output) -> None:
     """Sign data, weights and deployment with a demo key, and trust it, loudly."""
-    from sentinel.core.files import write_atomically
     from sentinel.release import Role, Terms, approve_release, create_key, load_key, trust_entry
 
     path = folder / "demo-approver.key"
@@ -268,40 +307,21 @@ def _approve(folder: Path, output: Output) -> Path:
     notice = f"# DEMO KEYS - {_DEMO_NOTICE}: anybody who has this folder can sign with them.\n"
     write_atomically(trust, (notice + "format = 1\n\n" + "\n".join(entries)).encode())
     output.show(approval_panel(key.person, [str(role) for role in roles]))
-    return trust
 
 
-def _replay(
-    candidate: Candidate,
-    data: EventFolder,
-    folder: Path,
-    trust: Path,
-    output: Output,
-    watch: Stopwatch,
-) -> ExitCode:
+def _replay(run: Run, candidate: Candidate, data: EventFolder, stores: DemoStores) -> ExitCode:
     from sentinel.cli.demo_watch import DecisionWatch
-    from sentinel.streaming import FileJob, Watchers
+    from sentinel.streaming import Watchers
     from sentinel.training.history import read_verdicts
 
+    folder, output = run.folder, run.output
     settings = config.load().value
-    plan = SessionPlan(
-        folder=folder / "release",
-        trust=trust,
-        allow_unapproved=False,
-        quarantine=folder / "quarantine",
-        log=folder / "log",
-    )
-    with open_session(plan, settings) as session:
+    job = _job(candidate, data, settings.batch_events)
+    with open_session(_session(run, stores.choice("replay")), settings) as session:
         seen = DecisionWatch(session.loaded.events, session.loaded.parts.plan.names)
-        job = FileJob(
-            events=data.events,
-            feedback=data.feedback,
-            decisions=folder / "decisions.ndjson",
-            first_decided_ms=candidate.later.from_ms,
-            n_events_batch=settings.batch_events,
-        )
         watchers = Watchers(on_decisions=seen.see)
-        with watch.step("replay"), graceful() as stop:
+        with run.watch.step("replay"), graceful() as stop:
+            job = replace(job, decisions=folder / "decisions.ndjson")
             report = run_job(session, job, output, title="replaying", stop=stop, watchers=watchers)
         if report.is_interrupted:
             output.note(f"Interrupted before line {report.next_position:,}.")
@@ -309,7 +329,89 @@ def _replay(
         if data.feedback is None:
             raise AssertionError("both sources of the demo have labels")
         labels = seen.labels(read_verdicts(candidate.pipeline, data.feedback))
-        output.show(heading(7, "What came of it", f"all in {folder}"))
-        output.show(*closing_page(session, report, seen, labels, watch.seconds))
-        output.document(closing_data(session, report, seen, labels, watch.seconds))
+        live = _serve(run, candidate, data, stores, report) if run.is_live else None
+        run.head(8 if run.is_live else 7, "What came of it", f"all in {folder}")
+        output.show(*closing_page(session, report, seen, labels, run.watch.seconds))
+        closing = closing_data(session, report, seen, labels, run.watch.seconds)
+        output.document(closing if live is None else {**closing, "live": live_data(live)})
     return ExitCode.OK
+
+
+def _serve(
+    run: Run,
+    candidate: Candidate,
+    data: EventFolder,
+    stores: DemoStores,
+    replayed: FileReport,
+) -> LiveReport:
+    """Bring a fresh state up to the first event, serve on it, and send the stream."""
+    folder, output = run.folder, run.output
+    run.head(7, "Serve", "the same events, over HTTP to a server of its own process")
+    settings = config.load().value
+    job = replace(_job(candidate, data, settings.batch_events), is_learn_only=True)
+    plan = _session(run, stores.choice("live"), log=None)
+    with (
+        run.watch.step("learning"),
+        graceful() as stop,
+        open_session(plan, settings) as session,
+    ):
+        learned = run_job(session, job, output, title="learning the history", stop=stop)
+    if learned.is_interrupted:
+        raise TerminatedError if stop.is_terminated else KeyboardInterrupt
+    # The address may hold a password, which no command line shows.
+    address = folder / "live-store"
+    write_atomically(address, stores.address("live").encode(), mode=0o600)
+    arguments = [
+        "--trust",
+        str(folder / "trust.toml"),
+        "--store",
+        f"@{address}",
+        "--log",
+        str(folder / "live-log"),
+        "--rehearsal",
+    ]
+    with (
+        run.watch.step("serve"),
+        running_server(folder / "release", folder, arguments) as addresses,
+        output.progress("streaming over HTTP", total=replayed.counts.read) as advance,
+    ):
+        live = stream_over_http(
+            addresses.http_port,
+            data,
+            _time_names(candidate.pipeline),
+            from_ms=candidate.later.from_ms,
+            replayed=replayed,
+            decisions=folder / "decisions.ndjson",
+            advance=advance,
+        )
+    output.show(live_page(live, addresses))
+    return live
+
+
+def _time_names(pipeline: Pipeline) -> tuple[str, str]:
+    features = pipeline.features
+    known = features.events if features.feedback is None else features.feedback
+    return features.events.event_time.name, known.event_time.name
+
+
+def _session(run: Run, choice: StoreChoice, *, log: str | None = "log") -> SessionPlan:
+    folder = run.folder
+    return SessionPlan(
+        folder=folder / "release",
+        trust=folder / "trust.toml",
+        allow_unapproved=False,
+        quarantine=folder / "quarantine",
+        log=None if log is None else folder / log,
+        store=choice,
+    )
+
+
+def _job(candidate: Candidate, data: EventFolder, n_events_batch: int) -> FileJob:
+    from sentinel.streaming import FileJob
+
+    return FileJob(
+        events=data.events,
+        feedback=data.feedback,
+        first_decided_ms=candidate.later.from_ms,
+        n_events_batch=n_events_batch,
+    )

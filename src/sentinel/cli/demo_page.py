@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     from sentinel.streaming import FileReport
     from sentinel.training.labels import Labels
 
-_N_STEPS = 7
 # Features shown of a flagged payment: what fits on the page.
 _FEATURES_SHOWN_MAX = 14
 
 
-def heading(step: int, title: str, about: str) -> RenderableType:
-    """Begin a step."""
+def heading(step: str, title: str, about: str) -> RenderableType:
+    """Begin a step, such as ``3/7``."""
     from rich.rule import Rule
     from rich.text import Text
 
-    text = Text.assemble((f"{step}/{_N_STEPS} {title}", "bold cyan"), f"  {about}")
+    text = Text.assemble((f"{step} {title}", "bold cyan"), f"  {about}")
     return Rule(text, align="left", style="cyan")
 
 

@@ -66,6 +66,7 @@ class ErrorCode(enum.StrEnum):
     STORE_UNREACHABLE = "store-unreachable"
     STORE_CONTENDED = "store-contended"
     ENTITY_KEYS_INVALID = "entity-keys-invalid"
+    REPLAY_PROCESS_ENDED = "replay-process-ended"
     # hardware, environment
     # monitoring
     DECISION_LOG_BUSY = "decision-log-busy"
@@ -130,6 +131,10 @@ class ErrorCode(enum.StrEnum):
     DEADLINE_PASSED = "deadline-passed"
     DRAINING = "draining"
     SERVER_FULL = "server-full"
+    SERVER_UNREADY = "server-unready"
+    STAGE_REFUSED = "stage-refused"
+    SWITCH_REFUSED = "switch-refused"
+    PEER_REFUSED = "peer-refused"
     TOKENS_INVALID = "tokens-invalid"
     BIND_REFUSED = "bind-refused"
     ADDRESS_UNUSABLE = "address-unusable"

@@ -112,10 +112,24 @@ SUMMED_INTEGER_MAX = (1 << 31) - 1
 VELOCITY_KMH_MAX = 100_000.0
 # Entities of all types in one process; 10 million rows of 100 words are 8 GB.
 ENTITIES_MAX = 10_000_000
+# Of them, how many may have been seen in one event only: names that nobody uses twice are cheap
+# to make up, and must leave room for those in use.
+ENTITIES_ONCE_SHARE = 0.5
 # Event ids that are always remembered (at most twice as many): 21 s at 50,000 events/s, 34 MB.
 DEDUPE_EVENTS_MIN = 1 << 20
 # Feedback that waits for its known-at time: four months of verdicts of the published data.
 FEEDBACK_PENDING_MAX = 1 << 20
+# Partitioned replay: events and bytes that are shared out at once; three such rounds are held.
+REPLAY_ROUND_EVENTS = 131_072
+REPLAY_ROUND_BYTES = 64 << 20
+# Processes of one replay: the largest machines.
+REPLAY_PROCESSES_MAX = 256
+# Event ids that a shard remembers: repeated events were left out before.
+REPLAY_SHARD_IDS = 1_024
+# One message between a replay and its processes: a batch of feedback.
+REPLAY_MESSAGE_BYTES_MAX = 1 << 30
+# How long a process of a replay may take to end when it is asked to.
+REPLAY_STOP_S = 5.0
 # Feature names are column names.
 FEATURE_NAME_CHARACTERS_MAX = 64
 # One record of the write-ahead log is one micro-batch; a larger length is a damaged one.
@@ -231,6 +245,17 @@ PROBE_ROWS_MAX = 256
 # Bad rows that the shut-off rule remembers.
 INSANE_ROWS_REMEMBERED_MAX = 4_096
 
+# Log-odds that an explanation may be off from the score that it explains; else it is not shown.
+EXPLANATION_RESIDUAL_MAX = 1e-4
+# Reasons of one explanation: what a person takes in, and what notices of refusal ask for.
+EXPLANATION_REASONS_MAX = 4
+# A reason below this share of all that speaks the same way is no reason.
+EXPLANATION_REASON_SHARE_MIN = 0.02
+# Pairs of chains of a sampled explanation: 4,000 scores at 30 features.
+EXPLANATION_PAIRS_DEFAULT = 64
+# Rows of normal traffic that sampled explanations start from.
+EXPLANATION_BACKGROUND_ROWS_MAX = 32
+
 # --- release ----------------------------------------------------------------------------------
 # Trees of one model: published boosted models of payments have hundreds.
 MODEL_TREES_MAX = 20_000
@@ -311,6 +336,22 @@ STREAM_REQUEST_S_MAX = 15.0
 STREAM_FEEDBACK_WAIT_S = 10.0
 # Restarts at the same event after which it alone is quarantined as poison.
 POISON_RESTARTS_MAX = 3
+# Pause of a start after a death in mid-batch, doubled with each further one in a row.
+STREAM_RESTART_S = 0.25
+STREAM_RESTART_S_MAX = 30.0
+# Events that recovery passes because the process died at them; the oldest are long in a snapshot.
+POISON_EVENTS_MAX = 1_000
+# With a decision log: a segment of it is due so often, so outputs are marked so often.
+STREAM_LOG_COMMIT_S = 10.0
+# One segment of a file log: a start looks through one; retention drops whole ones.
+FILE_LOG_SEGMENT_BYTES = 64 << 20
+# One frame of a file log: a few thousand events; a larger length is a damaged one.
+FILE_LOG_FRAME_BYTES_MAX = 64 << 20
+FILE_LOG_FRAME_EVENTS_MAX = 65_536
+# Bytes that one read of a partition takes at most, unless its first frame is larger.
+FILE_LOG_READ_BYTES = 4 << 20
+# How long a reader of a file log sleeps when nothing has come.
+FILE_LOG_POLL_S = 0.005
 # A secret in a file of its own: a password, a token.
 STREAM_SECRET_BYTES_MAX = 16 * 1024
 # Partitions of one topic: what the largest clusters use; each has a state folder at most.
@@ -358,6 +399,18 @@ DOOR_CANARY_S = 5.0
 DOOR_CANARY_WAIT_S = 2.0
 # Time between two heartbeats of the scoring thread and the door.
 HEARTBEAT_S = 1.0
+# After a switch of releases: how long a wrong canary undoes it, and how often it is asked then.
+SWAP_WATCH_S = 600.0
+SWAP_CHECK_S = 1.0
+# How long a switch waits for the end of the batch in the model.
+SWAP_S_MAX = 5.0
+# How long the canary of a staged release may take through the queue.
+SWAP_CANARY_S_MAX = 10.0
+# What operators did, as far as a server remembers it by itself; all of it is in the log.
+OPERATIONS_KEPT = 100
+# A request of an operator: a name and a reason.
+OPERATOR_BODY_BYTES_MAX = 4096
+OPERATOR_TEXT_CHARACTERS_MAX = 200
 # After SIGTERM: readiness is false for so long before the door closes, so that balancers see it.
 DRAIN_NOTICE_S = 1.0
 # Then requests in flight may end.
@@ -367,6 +420,11 @@ TOKENS_MAX = 1_000
 TOKEN_CHARACTERS_MIN = 32
 TOKEN_CHARACTERS_MAX = 256
 TOKEN_FILE_BYTES_MAX = 1 << 20
+
+# --- the demo's server ---------------------------------------------------------------------------
+# Until it is ready, and until an answer of it, in seconds; and how often it is asked again.
+DEMO_SERVER_WAIT_S = 60.0
+DEMO_TRIES_MAX = 60
 
 _RELATIONS = {
     "a release has room for its largest file": RELEASE_FILE_BYTES_MAX < RELEASE_BYTES_MAX,
