@@ -118,7 +118,7 @@ def running_server(release: Path, folder: Path, arguments: list[str]) -> Iterato
         line = process.stdout.readline()
         told = json.loads(line or b"{}")
         if "http_port" not in told:
-            raise _not_ready(log, str(told.get("error", "a server that ended")))
+            raise _not_ready(log, _why(told))
         found = Addresses(told["http_port"], told["grpc_port"], told["metrics_port"])
         _wait_ready(found, process, log)
         yield found
@@ -310,6 +310,13 @@ def _wait_ready(addresses: Addresses, process: subprocess.Popen[bytes], log: Pat
                 return
         time.sleep(0.05)
     raise _not_ready(log, "a server that is not ready yet")
+
+
+def _why(told: dict[str, dict[str, str]]) -> str:
+    error = told.get("error")
+    if error is None:
+        return "a server that ended"
+    return f"{error['code']}: {error['at']}: expected {error['expected']}, got {error['got']}"
 
 
 def _not_ready(log: Path, got: str) -> SentinelError:
