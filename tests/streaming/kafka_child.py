@@ -70,6 +70,7 @@ def main() -> None:
                 "feedback": report.counts.feedback_learned,
                 "poison": report.n_poison,
                 "gap": report.n_gap,
+                "holes": report.n_holes,
                 "positions": report.positions,
             }
         )

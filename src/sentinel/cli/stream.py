@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
     from sentinel.monitoring import Metrics
     from sentinel.streaming.kafka_settings import KafkaSettings
-    from sentinel.streaming.kafka_worker import KafkaWorker, StreamReport
     from sentinel.streaming.stream_job import StreamJob
+    from sentinel.streaming.stream_worker import StreamReport, StreamWorker
 
 _PORT_MAX = 65_535
 
@@ -146,7 +146,7 @@ def _opened(
     trust: Path | None,
     unapproved: bool,
     port: int | None,
-) -> Iterator[KafkaWorker]:
+) -> Iterator[StreamWorker]:
     """Verify and load the release, and put the worker together."""
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
     from sentinel.release import load_release

@@ -5,6 +5,9 @@ page says that nothing is going on. A page that says otherwise at start belongs 
 died there. The batch is then taken event by event, so the next death names one event; after
 ``POISON_RESTARTS_MAX`` deaths at that one event it is poison.
 
+The page also counts deaths in a row, wherever they were, until outputs were once made safe again:
+each start after one waits twice as long as the one before it.
+
 The page is memory of the kernel: it survives ``kill -9`` and a crash, not a power cut, which is no
 sign of poison.
 """
@@ -16,12 +19,16 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
-_PLACE = struct.Struct("<8sqqqqq")
-_MAGIC = b"SNTLMRK1"
+_PLACE = struct.Struct("<8sqqqqqq")
+_MAGIC = b"SNTLMRK2"
+# A larger count is no count; beyond so many doublings the pause has long reached its bound.
+_DEATHS_MAX = 1 << 32
+_DOUBLINGS_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,51 @@ class Suspect:
     def is_poison(self) -> bool:
         """Whether that event is to be passed."""
         return self.is_one_event and self.n_deaths >= limits.POISON_RESTARTS_MAX
+
+
+class Marker(Protocol):
+    """Remembers what was going on."""
+
+    suspect: Suspect | None
+    n_deaths_in_row: int
+
+    def enter(self, partition: int, first: int, end: int) -> None:
+        """Say what is about to be done."""
+
+    def leave(self) -> None:
+        """Say that nothing is going on."""
+
+    def passed(self, partition: int, position: int) -> None:
+        """Forget a suspect that lies before a position: it did no harm this time."""
+
+    def recovered(self) -> None:
+        """Say that all is well: deaths in a row are counted anew."""
+
+    def close(self) -> None:
+        """Release what it holds. Safe to call twice."""
+
+
+class NoMarker:
+    """Remembers nothing: for state that no process of its own works on."""
+
+    def __init__(self) -> None:
+        self.suspect: Suspect | None = None
+        self.n_deaths_in_row = 0
+
+    def enter(self, partition: int, first: int, end: int) -> None:
+        """Do nothing."""
+
+    def leave(self) -> None:
+        """Do nothing."""
+
+    def passed(self, partition: int, position: int) -> None:
+        """Do nothing."""
+
+    def recovered(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class CrashMarker:
@@ -80,9 +132,14 @@ class CrashMarker:
                 expected="a folder with room that this user may write",
                 got=error.strerror or error,
             ) from error
-        magic, is_busy, partition, first, end, n_deaths = _PLACE.unpack_from(self._page)
+        magic, is_busy, partition, first, end, n_deaths, n_row = _PLACE.unpack_from(self._page)
         self.suspect: Suspect | None = None
-        if magic == _MAGIC and is_busy and end > first:
+        self.n_deaths_in_row = 0
+        if magic != _MAGIC:
+            return
+        self.n_deaths_in_row = n_row if 0 <= n_row < _DEATHS_MAX else 0
+        if is_busy and end > first:
+            self.n_deaths_in_row += 1
             self.suspect = Suspect(partition, first, end, n_deaths + 1)
             # Counted at once: a process that dies before it comes here again is not counted.
             self._write(0, self.suspect)
@@ -109,6 +166,12 @@ class CrashMarker:
         if suspect is not None and suspect.partition == partition and position >= suspect.end:
             self.suspect = None
 
+    def recovered(self) -> None:
+        """Say that all is well: deaths in a row are counted anew."""
+        if self.n_deaths_in_row:
+            self.n_deaths_in_row = 0
+            self._page[_PLACE.size - 8 : _PLACE.size] = b"\0" * 8
+
     def close(self) -> None:
         """Release the page. Safe to call twice."""
         if not self._page.closed:
@@ -124,4 +187,19 @@ class CrashMarker:
             place.first,
             place.end,
             place.n_deaths,
+            self.n_deaths_in_row,
         )
+
+
+def restart_pause_s(n_deaths_in_row: int) -> float:
+    """Say how long a start waits after so many deaths in a row, in seconds.
+
+    Examples
+    --------
+    >>> [restart_pause_s(n) for n in (0, 1, 2, 3, 20)]
+    [0.0, 0.25, 0.5, 1.0, 30.0]
+    """
+    if n_deaths_in_row <= 0:
+        return 0.0
+    doubled = limits.STREAM_RESTART_S * 2.0 ** min(n_deaths_in_row - 1, _DOUBLINGS_MAX)
+    return min(doubled, limits.STREAM_RESTART_S_MAX)

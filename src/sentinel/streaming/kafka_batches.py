@@ -3,60 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import confluent_kafka as kafka
 import numpy as np
 
 from sentinel.contract import RawBatch
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.streaming.event_log import KeyedBatch, Read
 
-# What the client gets over by itself, with pauses of its own.
 # The client's own codes, as librdkafka numbers them (rdkafka.h, rd_kafka_resp_err_t).
 PARTITION_END = -191
 OUT_OF_RANGE = -140
 QUEUE_FULL = -184
 # Transport, resolve, all brokers down, timed out, too long between two reads: the client gets
-# over these by itself, with pauses of its own.
-_TRANSIENT = frozenset({-195, -193, -187, -185, -147})
+# over these by itself, with pauses of its own. So it does over what brokers say of themselves:
+# not the leader, not available, coordinator loading or moved, not enough replicas.
+_TRANSIENT = frozenset({-195, -193, -187, -185, -147, 3, 5, 6, 7, 8, 9, 13, 14, 15, 16, 74, 75})
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedBatch:
-    """Events of one partition, in order.
-
-    Attributes
-    ----------
-    raw : RawBatch
-        Positions are offsets, ``received_at_ms`` the message's timestamps. A tombstone is an
-        event of no bytes, which the contract refuses.
-    messages : sequence of Message
-        For the keys; one an event.
-    """
-
-    raw: RawBatch
-    messages: Sequence[kafka.Message]
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What one call of a consumer gave.
-
-    Attributes
-    ----------
-    batches : tuple of KeyedBatch
-    at_end : tuple of int
-        Partitions whose end was reached.
-    out_of_range : tuple of int
-        Partitions that do not hold the position that was asked for.
-    """
-
-    batches: tuple[KeyedBatch, ...]
-    at_end: tuple[int, ...]
-    out_of_range: tuple[int, ...]
-
-
-def read_messages(messages: Iterable[kafka.Message], topic: str) -> Read:
+def read_messages(messages: Iterable[kafka.Message], topic: str, *, with_keys: bool) -> Read:
     """Sort what a consumer gave.
 
     Raises
@@ -65,7 +30,7 @@ def read_messages(messages: Iterable[kafka.Message], topic: str) -> Read:
         ``stream-failed`` for an error that the client cannot get over.
     """
     by_partition: dict[int, list[kafka.Message]] = {}
-    at_end: list[int] = []
+    at_end: dict[int, int] = {}
     out_of_range: list[int] = []
     for message in messages:
         error = message.error()
@@ -77,7 +42,7 @@ def read_messages(messages: Iterable[kafka.Message], topic: str) -> Read:
             continue
         code = error.code()
         if code == PARTITION_END and partition is not None:
-            at_end.append(partition)
+            at_end[partition] = int(message.offset() or 0)
         elif code == OUT_OF_RANGE and partition is not None:
             out_of_range.append(partition)
         elif code not in _TRANSIENT:
@@ -85,10 +50,15 @@ def read_messages(messages: Iterable[kafka.Message], topic: str) -> Read:
                 ErrorCode.STREAM_FAILED, at=topic, expected="events", got=error.name()
             )
     batches = tuple(
-        KeyedBatch(_raw(topic, partition, found), found)
+        KeyedBatch(_raw(topic, partition, found), tuple(map(_key, found)) if with_keys else None)
         for partition, found in sorted(by_partition.items())
     )
-    return Read(batches, tuple(at_end), tuple(out_of_range))
+    return Read(batches, at_end, tuple(out_of_range))
+
+
+def _key(message: kafka.Message) -> bytes | None:
+    key = message.key()
+    return key.encode() if isinstance(key, str) else key
 
 
 def _raw(topic: str, partition: int, messages: Sequence[kafka.Message]) -> RawBatch:
@@ -106,18 +76,4 @@ def _raw(topic: str, partition: int, messages: Sequence[kafka.Message]) -> RawBa
         partition=partition,
         positions=offsets,
         received_at_ms=times if times.min(initial=0) >= 0 else None,
-    )
-
-
-def cut(batch: RawBatch, first: int, end: int) -> RawBatch:
-    """Take some events of a batch; the bytes are shared."""
-    times = batch.received_at_ms
-    return RawBatch(
-        content=batch.content,
-        starts=batch.starts[first:end],
-        ends=batch.ends[first:end],
-        source=batch.source,
-        partition=batch.partition,
-        positions=batch.positions[first:end],
-        received_at_ms=None if times is None else times[first:end],
     )

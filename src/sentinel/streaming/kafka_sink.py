@@ -124,6 +124,9 @@ class KafkaSink:
         self.poll()
         return n_left == 0
 
+    def close(self) -> None:
+        """Nothing to let go of: what was not flushed is sent again by the next start."""
+
     def _send(self, topic: str, records: list[dict[str, object]], *, partition: int) -> None:
         """Hand records to the client in order; wait where its queue is full."""
         while records:

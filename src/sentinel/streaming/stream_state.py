@@ -7,6 +7,7 @@ one included, whatever the broker thinks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import msgspec
 
 from sentinel.contract import EventBatch
 from sentinel.core import limits
+from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded, write_atomically
 from sentinel.features import FeaturePlan
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
-from sentinel.streaming.crash_marker import CrashMarker
+from sentinel.streaming.crash_marker import CrashMarker, Marker, NoMarker, restart_pause_s
+from sentinel.streaming.poison import Screen, write_whole
 
 _MARKS_NAME = "outputs.json"
 
@@ -31,9 +33,37 @@ class _Marks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StreamStore(EmbeddedStore):
-    """The durable engine, and a call when a batch has been applied."""
+    """The durable engine, with a call when a batch has been applied and a screen at recovery."""
 
     on_applied: Callable[[], None] | None = None
+
+    def __init__(
+        self,
+        plan: FeaturePlan,
+        folder: Path,
+        *,
+        durability: Durability,
+        snapshot_every_events: int,
+        disk: Disk,
+        open_screen: Callable[[], Screen],
+    ) -> None:
+        # Opened at the first need, when the folder's lock is held.
+        self._open_screen = open_screen
+        self._screen: Screen | None = None
+        super().__init__(
+            plan,
+            folder,
+            durability=durability,
+            snapshot_every_events=snapshot_every_events,
+            disk=disk,
+        )
+
+    @property
+    def screen(self) -> Screen:
+        """What knows which events kill."""
+        if self._screen is None:
+            self._screen = self._open_screen()
+        return self._screen
 
     def advance(self, events: EventBatch) -> FeatureMatrix:
         """Log, commit and apply; see :meth:`EmbeddedStore.advance`."""
@@ -41,6 +71,10 @@ class StreamStore(EmbeddedStore):
         if self.on_applied is not None:
             self.on_applied()
         return matrix
+
+    def relive(self, events: EventBatch) -> FeatureMatrix:
+        """Apply a batch of the log, but for what killed the process often enough."""
+        return self.screen.relive(events, super().relive, self.defaults(events.n_rows))
 
 
 class StreamState:
@@ -52,6 +86,10 @@ class StreamState:
     folder : Path
     durability : Durability
     snapshot_every_events : int
+    disk : Disk, optional
+        Another than the machine's has no crash marker.
+    wait : callable, optional
+        Waits so many seconds after a death in mid-batch; by default it sleeps.
 
     Raises
     ------
@@ -66,19 +104,35 @@ class StreamState:
         *,
         durability: Durability,
         snapshot_every_events: int = limits.SNAPSHOT_EVENTS,
+        disk: Disk | None = None,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self.folder = folder
         self._is_power = durability is Durability.POWER
-        self.store = StreamStore(
-            plan, folder, durability=durability, snapshot_every_events=snapshot_every_events
-        )
-        try:
-            self.marker = CrashMarker(folder / "marker")
-        except SentinelError:
-            self.store.close()
-            raise
-        self._marks = _read_marks(folder / _MARKS_NAME)
+        self._disk = disk if disk is not None else SystemDisk()
+        self._wait = wait
         self._is_closed = False
+        self.store = StreamStore(
+            plan,
+            folder,
+            durability=durability,
+            snapshot_every_events=snapshot_every_events,
+            disk=self._disk,
+            open_screen=self._open_screen,
+        )
+        is_open = False
+        try:
+            self.screen = self.store.screen
+            self._marks = _read_marks(self._disk, folder / _MARKS_NAME)
+            is_open = True
+        finally:
+            if not is_open:
+                self.store.close(with_snapshot=False)
+
+    @property
+    def marker(self) -> Marker:
+        """What is going on in this folder."""
+        return self.screen.marker
 
     def knows(self, topic: str, partition: int) -> bool:
         """Say whether the state has a position in this partition."""
@@ -104,21 +158,12 @@ class StreamState:
             ``file-unwritable``.
         """
         marks = self._positions()
+        self.marker.recovered()
         if marks == self._marks:
             return
         content = msgspec.json.encode(_Marks(marks))
-        path = self.folder / _MARKS_NAME
-        if self._is_power:
-            write_atomically(path, content, mode=0o600)
-        else:
-            _replace(path, content)
+        write_whole(self._disk, self.folder / _MARKS_NAME, content, syncs=self._is_power)
         self._marks = marks
-
-    def _positions(self) -> dict[str, int]:
-        return {
-            f"{source}/{partition}": position
-            for (source, partition), position in self.store.positions().items()
-        }
 
     def close(self) -> None:
         """Let go of the folder; take a snapshot first where all outputs are marked as safe."""
@@ -130,28 +175,31 @@ class StreamState:
         finally:
             self.marker.close()
 
+    def _open_screen(self) -> Screen:
+        """Open the marker; after deaths in mid-batch, wait."""
+        is_real = isinstance(self._disk, SystemDisk)
+        marker: Marker = CrashMarker(self.folder / "marker") if is_real else NoMarker()
+        if marker.suspect is not None:
+            self._wait(restart_pause_s(marker.n_deaths_in_row))
+        return Screen(self._disk, self.folder, marker)
 
-def _read_marks(path: Path) -> dict[str, int]:
+    def _positions(self) -> dict[str, int]:
+        return {
+            f"{source}/{partition}": position
+            for (source, partition), position in self.store.positions().items()
+        }
+
+
+def _read_marks(disk: Disk, path: Path) -> dict[str, int]:
     """Read the marks; without them, or with damaged ones, the snapshot's positions count."""
-    if not path.exists():
-        return {}
-    content = read_bounded(path, n_bytes_max=limits.CONFIGURATION_FILE_BYTES_MAX)
     try:
-        return dict(msgspec.json.decode(content, type=_Marks).positions)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return dict(msgspec.json.decode(disk.read(path), type=_Marks).positions)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all as far as processes see; a power cut may take it back."""
-    new = path.with_name(path.name + ".part")
-    try:
-        new.write_bytes(content)
-        new.replace(path)
     except OSError as error:
         raise SentinelError(
-            ErrorCode.FILE_UNWRITABLE,
+            ErrorCode.FILE_UNREADABLE,
             at=str(path),
-            expected="a folder with room that this user may write",
+            expected="a regular file",
             got=error.strerror or error,
         ) from error

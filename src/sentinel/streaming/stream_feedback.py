@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import confluent_kafka as kafka
 import numpy as np
 
 from sentinel.contract import RawBatch
@@ -16,20 +15,18 @@ from sentinel.core import limits
 from sentinel.core.clock import Clock
 from sentinel.features.engine import known_at
 from sentinel.scoring import Scorer
-from sentinel.streaming.kafka_batches import read_messages
-from sentinel.streaming.kafka_settings import KafkaSettings
+from sentinel.streaming.event_log import EventLog
 
 _LONG_AGO_MS = -(1 << 62)
 _POLL_S = 0.02
 
 
-class KafkaFeedback:
+class StreamFeedback:
     """A reader of the feedback topic.
 
     Parameters
     ----------
-    settings : KafkaSettings
-    topic : str
+    log : EventLog
     learn : callable
         Takes one raw batch of one partition into the right state; returns the latest known-at.
     on_missing : callable
@@ -38,14 +35,12 @@ class KafkaFeedback:
 
     def __init__(
         self,
-        settings: KafkaSettings,
-        topic: str,
+        log: EventLog,
         *,
         learn: Callable[[RawBatch], int],
         on_missing: Callable[[int], None],
     ) -> None:
-        self.topic = topic
-        self.client = kafka.Consumer(settings.feedback_consumer())
+        self.log = log
         self._learn = learn
         self._on_missing = on_missing
         # Of each partition: the latest known-at that was read; infinite at its end.
@@ -62,9 +57,7 @@ class KafkaFeedback:
         if not positions:
             return
         self._latest_ms.update(dict.fromkeys(positions, float(_LONG_AGO_MS)))
-        self.client.incremental_assign(
-            [kafka.TopicPartition(self.topic, p, at) for p, at in positions.items()]
-        )
+        self.log.add(positions)
 
     def remove(self, partitions: list[int]) -> None:
         """Read these no longer."""
@@ -73,9 +66,7 @@ class KafkaFeedback:
             del self._latest_ms[partition]
             self._paused.discard(partition)
         if ours:
-            self.client.incremental_unassign(
-                [kafka.TopicPartition(self.topic, partition) for partition in ours]
-            )
+            self.log.remove(ours)
 
     def read_until(self, now_ms: float, *, clock: Clock) -> bool:
         """Learn all that is known by an event time, and what else is at hand.
@@ -98,12 +89,11 @@ class KafkaFeedback:
                 return not is_behind
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self.client.close()
+        """Let go of the log."""
+        self.log.close()
 
     def _read(self, wait_s: float) -> int:
-        messages = self.client.consume(limits.STREAM_READ_EVENTS, wait_s)
-        read = read_messages(messages, self.topic)
+        read = self.log.read(limits.STREAM_READ_EVENTS, wait_s)
         n_read = 0
         for batch in read.batches:
             partition = batch.raw.partition
@@ -128,13 +118,13 @@ class KafkaFeedback:
         ]
         if ahead:
             self._paused.update(ahead)
-            self.client.pause([kafka.TopicPartition(self.topic, p) for p in ahead])
+            self.log.pause(ahead)
 
     def _resume(self, now_ms: float) -> None:
         due = [p for p in self._paused if self._latest_ms[p] <= now_ms]
         if due:
             self._paused.difference_update(due)
-            self.client.resume([kafka.TopicPartition(self.topic, p) for p in due])
+            self.log.resume(due)
 
 
 def latest_known_ms(scorer: Scorer, raw: RawBatch) -> int:

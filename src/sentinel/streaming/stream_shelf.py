@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
-from sentinel.features import FeaturePlan
 from sentinel.streaming.stream_job import StreamJob
 from sentinel.streaming.stream_state import StreamState
 
 _ALL = -1
+
+
+class OpensStates(Protocol):
+    """Opens the state of a folder."""
+
+    def __call__(self, folder: Path, /) -> StreamState:
+        """Open it; ``state-locked`` while another has it."""
 
 
 class Shelf:
@@ -16,18 +24,18 @@ class Shelf:
 
     Parameters
     ----------
-    plan : FeaturePlan
     job : StreamJob
         With a partition key, each partition has a state of its own.
+    open_state : callable
     on_applied : callable
         Called when a batch has been applied.
     """
 
     def __init__(
-        self, plan: FeaturePlan, job: StreamJob, *, on_applied: Callable[[], None]
+        self, job: StreamJob, open_state: OpensStates, *, on_applied: Callable[[], None]
     ) -> None:
-        self._plan = plan
         self._job = job
+        self._open_state = open_state
         self._on_applied = on_applied
         self._states: dict[int, StreamState] = {}
 
@@ -44,12 +52,7 @@ class Shelf:
             folder = self._job.state
             if place != _ALL:
                 folder = folder / f"partition-{partition:05d}"
-            state = StreamState(
-                self._plan,
-                folder,
-                durability=self._job.durability,
-                snapshot_every_events=self._job.snapshot_every_events,
-            )
+            state = self._open_state(folder)
             state.store.on_applied = self._on_applied
             self._states[place] = state
         return self._states[place]

@@ -11,7 +11,7 @@ from sentinel.contract.codes import RefusalCode
 from sentinel.contract.refusal import Fault
 from sentinel.core.errors import shorten
 from sentinel.features.stores.records import select_rows
-from sentinel.streaming.kafka_batches import KeyedBatch
+from sentinel.streaming.event_log import KeyedBatch
 
 
 def refuse_wrong_keys(decoded: Decoded, batch: KeyedBatch, field: str) -> Decoded:
@@ -21,12 +21,13 @@ def refuse_wrong_keys(decoded: Decoded, batch: KeyedBatch, field: str) -> Decode
     ----------
     decoded : Decoded
     batch : KeyedBatch
-        What it was decoded from.
+        What it was decoded from, with its keys.
     field : str
         The partition key; null in the event is null in the message.
     """
     events = decoded.events
-    keys = [batch.messages[row].key() for row in events.rows.tolist()]
+    given = batch.keys or ()
+    keys = [given[row] for row in events.rows.tolist()]
     own = _own_keys(decoded, field)
     is_right = np.fromiter(
         (key == mine for key, mine in zip(keys, own, strict=True)),
@@ -79,7 +80,5 @@ def _own_keys(decoded: Decoded, field: str) -> list[bytes | None]:
     ]
 
 
-def _shown(key: bytes | str | None) -> str:
-    if key is None:
-        return "no key"
-    return shorten(key.decode(errors="replace") if isinstance(key, bytes) else key)
+def _shown(key: bytes | None) -> str:
+    return "no key" if key is None else shorten(key.decode(errors="replace"))
