@@ -39,6 +39,7 @@ from sentinel.testing.full_disk import file_size_limit
 FILES = {
     "canary.json",
     "contract.json",
+    "explanation.json",
     "fallback.json",
     "features.json",
     "gates.json",

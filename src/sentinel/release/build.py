@@ -28,6 +28,8 @@ from sentinel.core.hashing import canonical_json
 from sentinel.monitoring.reference import Reference
 from sentinel.release.approvals import Terms, approve
 from sentinel.release.candidate import Candidate
+from sentinel.release.explanation_data import FILE_NAME as EXPLANATION_NAME
+from sentinel.release.explanation_data import explanation_data
 from sentinel.release.export import to_onnx
 from sentinel.release.folder import Contents, read_folder
 from sentinel.release.gates import Draft, GateResult, run_gates
@@ -227,6 +229,7 @@ def _files(draft: Draft, gates: tuple[GateResult, ...]) -> dict[str, bytes]:
             hint="Gates that failed: " + ", ".join(gate.name for gate in failed) + ".",
         )
     features, label = candidate.features, candidate.pipeline.label
+    n_features = len(features.names)
     contract = {
         "events": features.events.to_data(),
         "feedback": features.feedback.to_data() if features.feedback else None,
@@ -243,6 +246,11 @@ def _files(draft: Draft, gates: tuple[GateResult, ...]) -> dict[str, bytes]:
     }
     if candidate.record:
         data["feature_set.json"] = dict(candidate.record)
+    explanation = explanation_data(
+        candidate, draft.model, admit(draft.model, n_features=n_features)
+    )
+    if explanation is not None:
+        data[EXPLANATION_NAME] = msgspec.to_builtins(explanation)
     files = {name: canonical_json(content) for name, content in data.items()}
     return {**files, "model.onnx": draft.model}
 

@@ -33,6 +33,8 @@ from sentinel.release.approvals import (
     judge,
     read_statements,
 )
+from sentinel.release.explanation_data import FILE_NAME as EXPLANATION_NAME
+from sentinel.release.explanation_data import ExplanationData, read_explanation
 from sentinel.release.folder import Contents, parse_json, read_folder
 from sentinel.release.gates.result import GateResult
 from sentinel.release.keys import SigningKey
@@ -144,6 +146,10 @@ class LoadedRelease:
         What a scorer is made of.
     admitted : Admitted
         What is known of the champion's ONNX.
+    folder : Path
+        Where it was read from, for another process to read it again.
+    explanation : ExplanationData or None
+        What explanations need beside the model; None: it was built without.
     """
 
     manifest: Manifest
@@ -155,6 +161,8 @@ class LoadedRelease:
     feedback: ContractSchema | None
     parts: ScorerParts
     admitted: Admitted
+    folder: Path
+    explanation: ExplanationData | None
 
     @property
     def standing(self) -> Standing:
@@ -221,7 +229,7 @@ def load_release(
     )
     if not allow_unapproved:
         judgement.require(contents.manifest.label)
-    return _read(contents, judgement, gates)
+    return _read(contents, judgement, gates, folder)
 
 
 def verify_release(
@@ -304,7 +312,9 @@ def _put_signature(folder: Path, name: str, content: bytes) -> None:
         ) from error
 
 
-def _read(contents: Contents, judgement: Judgement, gates: GateReport) -> LoadedRelease:
+def _read(
+    contents: Contents, judgement: Judgement, gates: GateReport, folder: Path
+) -> LoadedRelease:
     contract = _typed(contents, "contract.json", _ContractFile)
     events = ContractSchema.from_data(contract.events)
     feedback = None
@@ -335,7 +345,15 @@ def _read(contents: Contents, judgement: Judgement, gates: GateReport) -> Loaded
         feedback=feedback,
         parts=parts,
         admitted=admitted,
+        folder=folder,
+        explanation=_explanation(contents),
     )
+
+
+def _explanation(contents: Contents) -> ExplanationData | None:
+    if EXPLANATION_NAME not in contents.files:
+        return None
+    return read_explanation(_json(contents, EXPLANATION_NAME))
 
 
 def _check_identity(

@@ -41,7 +41,7 @@ FILES_REQUIRED = frozenset(
         "reference.json",
     }
 )
-FILES_OPTIONAL = frozenset({"feature_set.json", "profile.json"})
+FILES_OPTIONAL = frozenset({"explanation.json", "feature_set.json", "profile.json"})
 
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

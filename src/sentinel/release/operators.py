@@ -33,7 +33,7 @@ IR_VERSIONS = range(8, 11)
 OPSETS: Mapping[str, range] = {"": range(13, 18), "ai.onnx.ml": range(3, 4)}
 
 FLOAT, DOUBLE = 1, 11
-_DTYPES: Mapping[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
+DTYPES: Mapping[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
     FLOAT: np.dtype(np.float32),
     DOUBLE: np.dtype(np.float64),
 }
@@ -179,14 +179,14 @@ def _read_weights(graph: Message, tensors: dict[str, Tensor]) -> int:
         tensor = wire.fields(content, wire.TENSOR, at=at, n_max=16)
         name, dtype = tensor.text("name"), tensor.number("data_type")
         dims = tuple(tensor.numbers.get("dims", []))
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise refuse(at, "float32 or float64", f"type {dtype}")
         raw = tensor.bytes_of("raw_data")
         if len(dims) > 2 or any(dim < 1 for dim in dims):
             raise refuse(at, "at most two dimensions, each at least 1", dims)
-        if math.prod(dims) * _DTYPES[dtype].itemsize != len(raw):
+        if math.prod(dims) * DTYPES[dtype].itemsize != len(raw):
             raise refuse(at, f"{math.prod(dims)} numbers in raw_data", f"{len(raw)} bytes")
-        if not np.isfinite(np.frombuffer(raw, _DTYPES[dtype])).all():
+        if not np.isfinite(np.frombuffer(raw, DTYPES[dtype])).all():
             raise refuse(at, "finite weights", "NaN or infinity")
         _define(tensors, name, Constant(dims, dtype), at)
         n_weights += math.prod(dims)
@@ -215,7 +215,7 @@ def _walk(graph: Message, tensors: dict[str, Tensor]) -> tuple[tuple[str, ...], 
         if operator not in OPERATORS:
             raise refuse(at, "an operator of the allow-list", operator)
         parts.text("name"), parts.text("doc_string")
-        attributes = _attributes(parts, at)
+        attributes = read_attributes(parts, at)
         node = Node(at, operator, _inputs(parts, tensors, at), attributes)
         outputs = [wire.plain_text(name, at=at) for name in parts.all("output")]
         if len(outputs) != 1:
@@ -241,7 +241,8 @@ def _inputs(parts: Message, tensors: Mapping[str, Tensor], at: str) -> tuple[Ten
     return tuple(tensors[name] for name in names)
 
 
-def _attributes(parts: Message, at: str) -> dict[str, Attribute]:
+def read_attributes(parts: Message, at: str) -> dict[str, Attribute]:
+    """Read the attributes of one node, each once, each of its own type."""
     result: dict[str, Attribute] = {}
     for content in parts.all("attribute"):
         message, row = wire.attribute_rows(content, at=at)
