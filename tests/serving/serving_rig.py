@@ -18,8 +18,10 @@ import uvloop
 
 from sentinel.core.configuration import Configuration
 from sentinel.release import LoadedRelease, load_release
+from sentinel.scoring.champion import GuardedChampion
 from sentinel.serving.opening import Opened, open_parts
 from sentinel.serving.plane import Plane
+from sentinel.serving.release_source import ReleaseSource
 from sentinel.serving.server import Addresses, Server
 from sentinel.serving.settings import ServerSettings
 
@@ -146,9 +148,28 @@ class Served:
                 pass
             return found
 
+    def operate(self, what: str, **body: object) -> Answered:
+        """Do what an operator does; ``what`` is the end of a path, and without a body read it."""
+        port = self.addresses.metrics_port
+        if not body:
+            return self.request("GET", f"/v1/operate/{what}", port=port)
+        content = json.dumps({"by": "Olga Operator", **body}).encode()
+        return self.request(
+            "POST", f"/v1/operate/{what}", content, port=port, content_type="application/json"
+        )
+
+    def stage(self, name: str) -> dict[str, object]:
+        """Stage a release and wait until it is, or is not."""
+        assert self.operate("releases/stage", release=name).status == 200
+        self.wait_until(lambda: self.operate("releases").json()["place"] != "staging")
+        return self.operate("releases").json()
+
     def break_champion(self, champion: Champion) -> None:
         """Put another model where the champion is."""
-        guarded = self.opened.scorer.champion
+        self.break_champion_of(self.opened.scorer.champion, champion)
+
+    def break_champion_of(self, guarded: GuardedChampion, champion: Champion) -> None:
+        """Put another model where the champion of a release is."""
         guarded._path = replace(guarded._path, champion=champion)
 
     def wait_until(self, holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
@@ -184,8 +205,14 @@ def infer_body(rows: Sequence[Sequence[float]], **more: object) -> bytes:
 
 
 @contextmanager
-def served(folder: Path, **settings: object) -> Iterator[Served]:
-    """Serve the golden release in a thread of this process."""
+def served(
+    folder: Path,
+    *,
+    loaded: LoadedRelease | None = None,
+    source: ReleaseSource | None = None,
+    **settings: object,
+) -> Iterator[Served]:
+    """Serve a release, the golden one by default, in a thread of this process."""
     plain: dict[str, object] = {
         "http_port": 0,
         "grpc_port": 0,
@@ -200,8 +227,8 @@ def served(folder: Path, **settings: object) -> Iterator[Served]:
     faults: list[BaseException] = []
     with ExitStack() as stack:
         chosen = ServerSettings(**plain)  # type: ignore[arg-type]
-        opened = open_parts(golden_release(), chosen, Configuration(), stack)
-        server = Server(opened, chosen)
+        opened = open_parts(loaded or golden_release(), chosen, Configuration(), stack)
+        server = Server(opened, chosen, source=source)
 
         def on_started(addresses: Addresses, plane: Plane) -> None:
             found.append((addresses, plane))

@@ -59,6 +59,13 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     log: Annotated[
         Path | None, typer.Option(help="Folder of the decision log; without it there is none.")
     ] = None,
+    releases: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of releases that may take over while serving; "
+            "see `sentinel serving stage`."
+        ),
+    ] = None,
     rehearsal: Annotated[
         bool,
         typer.Option(
@@ -90,6 +97,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     settings = settings_of(configuration, insecure_bind=insecure_bind, store=chosen, log=log)
     settings = dataclasses.replace(settings, is_rehearsal=rehearsal)
     from sentinel.release import load_release
+    from sentinel.serving import ReleaseSource
     from sentinel.serving import serve as run_server
 
     loaded = load_release(folder, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
@@ -98,6 +106,9 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         loaded,
         settings,
         configuration,
+        source=None
+        if releases is None
+        else ReleaseSource(folder=releases, trust=trust, allow_unapproved=unapproved),
         on_started=lambda addresses, _: announce(output, loaded, addresses),
     )
 

@@ -79,7 +79,7 @@ class DecisionLog:
     folder : Path
         Made when absent. One process at a time; segments of earlier ones are continued.
     context : LogContext
-        What all records of this process share.
+        What records share unless :meth:`append` is told otherwise.
     settings : LogSettings
 
     Raises
@@ -110,8 +110,14 @@ class DecisionLog:
 
     # --- what scoring calls ------------------------------------------------------------------
 
-    def append(self, records: LogRecords) -> None:
+    def append(self, records: LogRecords, *, context: LogContext | None = None) -> None:
         """Take the decisions of one batch.
+
+        Parameters
+        ----------
+        records : LogRecords
+        context : LogContext, optional
+            Of another release than that of the start; a segment holds records of one context.
 
         Raises
         ------
@@ -121,15 +127,15 @@ class DecisionLog:
         """
         if records.n_records == 0:
             return
-        n_records = records.n_records
+        n_records, context = records.n_records, context or self._context
         with self._condition:
             self._check_open()
             if self._settings.policy is FullPolicy.BLOCK:
                 self._wait_for_room(n_records)
             if self._has_room(n_records):
-                self._enqueue(records)
+                self._enqueue(records, context)
                 return
-            block = LogBlock(self._context, n_records_max=n_records)
+            block = LogBlock(context, n_records_max=n_records)
             block.put(records)
             if self._settings.policy is FullPolicy.SPILL and self._spill(block):
                 return
@@ -231,16 +237,16 @@ class DecisionLog:
                 )
             self._condition.wait(left)
 
-    def _enqueue(self, records: LogRecords) -> None:
+    def _enqueue(self, records: LogRecords, context: LogContext) -> None:
         """Count a batch and copy it to the end of the queue.
 
         The writer is woken when it has something to do: to look at the clock, or to write.
         """
         state, n_records = self._state, records.n_records
         block = state.queue[-1] if state.queue else None
-        if block is None or not block.has_room(records):
+        if block is None or block.context is not context or not block.has_room(records):
             room = max(n_records, min(_BLOCK_RECORDS, self._settings.segment_records_max))
-            block = LogBlock(self._context, n_records_max=room)
+            block = LogBlock(context, n_records_max=room)
         block.put(records)
         self._ledger.add("decided", n_records)
         if not state.queue:
@@ -258,7 +264,7 @@ class DecisionLog:
             file = write_spilled(
                 self._spill_folder,
                 block.to_arrow(),
-                self._context,
+                block.context,
                 number=state.n_spill_files + 1,
                 n_bytes_max=self._settings.spill_bytes_max - state.spilled_bytes,
             )
@@ -329,7 +335,7 @@ class DecisionLog:
             return False
         if not work:
             return self._ingest()
-        return self._write([block.to_arrow() for block in work], self._context, files=())
+        return self._write([block.to_arrow() for block in work], work[0].context, files=())
 
     def _wait_for_work(self) -> list[LogBlock] | None:
         """Return blocks for one segment, an empty list to take in spilled ones, None to end."""
@@ -355,7 +361,8 @@ class DecisionLog:
         chosen: list[LogBlock] = []
         n_records = 0
         for block in self._state.queue:
-            if chosen and n_records + block.n_records > self._settings.segment_records_max:
+            is_full = n_records + block.n_records > self._settings.segment_records_max
+            if chosen and (is_full or block.context is not chosen[0].context):
                 break
             block.is_sealed = True
             chosen.append(block)

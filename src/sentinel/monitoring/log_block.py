@@ -41,6 +41,7 @@ class LogBlock:
 
     Attributes
     ----------
+    context : LogContext
     n_records : int
         How many it holds.
     is_sealed : bool
@@ -49,7 +50,6 @@ class LogBlock:
 
     __slots__ = (
         "_codes",
-        "_context",
         "_decided_at_ms",
         "_event_time_ms",
         "_feature_hash",
@@ -65,6 +65,7 @@ class LogBlock:
         "_source_codes",
         "_sources",
         "_status",
+        "context",
         "is_sealed",
         "n_records",
         "n_records_max",
@@ -75,7 +76,7 @@ class LogBlock:
         self.n_records = 0
         self.n_records_max = n
         self.is_sealed = False
-        self._context = context
+        self.context = context
         self._id_offsets = np.zeros(n + 1, dtype=np.int32)
         self._id_bytes = np.empty(max(1, n * _ID_BYTES_FIRST), dtype=np.uint8)
         self._event_time_ms = np.empty(n, dtype=np.int64)
@@ -141,7 +142,7 @@ class LogBlock:
         import pyarrow as pa
 
         self.is_sealed = True
-        n, context = self.n_records, self._context
+        n, context = self.n_records, self.context
         offsets = self._id_offsets[: n + 1]
         is_held = self._is_held[:n]
         features, raw = self._feature_columns()
@@ -233,7 +234,7 @@ class LogBlock:
         import pyarrow as pa
 
         n = self.n_records
-        vectors, names = self._features[:n], self._context.feature_names
+        vectors, names = self._features[:n], self.context.feature_names
         columns, n_not_finite = _turned(vectors)
         raw = pa.nulls(n, pa.binary())
         fields = [pa.field(name, pa.float32()) for name in names]

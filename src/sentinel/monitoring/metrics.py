@@ -143,6 +143,11 @@ class Metrics:
         """Call this whenever somebody scrapes, to bring in what is counted elsewhere."""
         self._before_scrape.append(callback)
 
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Call this no more when somebody scrapes."""
+        if callback in self._before_scrape:
+            self._before_scrape.remove(callback)
+
     def record_drift(self, report: DriftReport) -> None:
         """Take in one closed window."""
         self.put("model_prediction_drift_score", report.prediction_score)
@@ -242,7 +247,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Family]:
         """Give all families to the registry (the interface of a prometheus_client collector)."""
-        for callback in self._before_scrape:
+        for callback in list(self._before_scrape):
             callback()
         with self._lock:
             families = [self._family(metric) for metric in METRICS]

@@ -36,9 +36,24 @@ def open_decision_log(
     SentinelError
         ``decision-log-busy``, ``decision-log-damaged``, ``file-unwritable``.
     """
-    policy = loaded.parts.policy
-    thresholds = policy.thresholds().ravel().tolist()
-    context = LogContext(
+    context = log_context(loaded, execution_provider=execution_provider)
+    policy = loaded.parts.policy.decision_log
+    return DecisionLog(
+        folder, context, LogSettings.from_configuration(configuration, policy=policy)
+    )
+
+
+def log_context(loaded: LoadedRelease, *, execution_provider: str) -> LogContext:
+    """Say what all records of a release share.
+
+    Parameters
+    ----------
+    loaded : LoadedRelease
+    execution_provider : str
+        Of the scorer whose decisions are kept.
+    """
+    thresholds = loaded.parts.policy.thresholds().ravel().tolist()
+    return LogContext(
         release=loaded.manifest.label,
         release_digest=loaded.digest,
         environment_digest=read_environment().digest,
@@ -50,5 +65,3 @@ def open_decision_log(
         served_by=code_names(ServedBy),
         reasons=code_names(Reason),
     )
-    settings = LogSettings.from_configuration(configuration, policy=policy.decision_log)
-    return DecisionLog(folder, context, settings)

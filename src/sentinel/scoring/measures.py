@@ -18,6 +18,8 @@ from sentinel.scoring.status import ScorerStatus
 _OUTCOMES = code_names(Outcome)
 _SERVED_BY = code_names(ServedBy)
 _REASONS = code_names(Reason)
+_STATES = tuple(str(state) for state in State)
+_CANARY = "canary"
 
 
 class Measures:
@@ -40,8 +42,25 @@ class Measures:
         self._status = status
         self._total_s = 0.0
         self._sources: set[str] = set()
-        metrics.watch_stages(timer)
+        # What the counters stood at, less what this scorer had counted by then.
+        self._before = dict.fromkeys((*_STATES, _CANARY), 0.0)
+
+    def show(self) -> None:
+        """Let scrapes see this scorer; counters go on from where others have brought them."""
+        metrics, status = self._metrics, self._status()
+        for state, n in status.n_entered.items():
+            counted = metrics.value("sentinel_breaker_transitions_total", state=state)
+            self._before[state] = (counted or 0.0) - n
+        counted = metrics.value("sentinel_canary_failures_total")
+        self._before[_CANARY] = (counted or 0.0) - status.canary.n_failures
+        self._total_s = self._timer_s()
+        metrics.watch_stages(self._timer)
         metrics.before_scrape(self._show)
+
+    def hide(self) -> None:
+        """Let scrapes see this scorer no more, once they have the last of it."""
+        self._metrics.forget(self._show)
+        self._show()
 
     def batch(self, decoded: Decoded, decisions: DecisionBatch) -> None:
         """Count one batch."""
@@ -58,7 +77,7 @@ class Measures:
         for status, name in ((DEFAULTED, "defaulted"), (STALE, "stale")):
             n_values = int(np.count_nonzero(decisions.feature_status == status))
             metrics.add("sentinel_feature_values_total", n_values, status=name)
-        total_s = sum(histogram.total_s for histogram in self._timer.histograms.values())
+        total_s = self._timer_s()
         metrics.observe("inference_latency_seconds", total_s - self._total_s, n=n_decided)
         self._total_s = total_s
 
@@ -69,6 +88,9 @@ class Measures:
             ("refused", len(decoded.refusals)),
         ):
             self._metrics.add("sentinel_feedback_events_total", n, result=result)
+
+    def _timer_s(self) -> float:
+        return sum(histogram.total_s for histogram in self._timer.histograms.values())
 
     def _count_codes(self, decisions: DecisionBatch) -> None:
         is_decided = decisions.is_decided
@@ -94,12 +116,13 @@ class Measures:
 
     def _show(self) -> None:
         """Set the gauges."""
-        status, metrics = self._status(), self._metrics
-        states = tuple(str(state) for state in State)
-        metrics.put_state("sentinel_breaker_state", status.breaker, states)
+        status, metrics, before = self._status(), self._metrics, self._before
+        metrics.put_state("sentinel_breaker_state", status.breaker, _STATES)
         for state, n in status.n_entered.items():
-            metrics.advance("sentinel_breaker_transitions_total", n, state=state)
-        metrics.advance("sentinel_canary_failures_total", status.canary.n_failures)
+            total = max(0.0, before[state] + n)
+            metrics.advance("sentinel_breaker_transitions_total", total, state=state)
+        total = max(0.0, before[_CANARY] + status.canary.n_failures)
+        metrics.advance("sentinel_canary_failures_total", total)
         metrics.put("sentinel_entities", status.n_entities, entity="all")
         for source in sorted(self._sources):
             metrics.put(

@@ -53,6 +53,9 @@ class Scorer:
         failing champion is noticed, and decisions may depend on how fast the machine was.
     engine : Engine, optional
         Feature state to go on from; a new one by default.
+    is_in_service : bool
+        Show how it is in the metrics; a scorer that is only made ready waits for
+        :meth:`enter_service`.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class Scorer:
         *,
         clock: Clock | None = None,
         engine: Engine | None = None,
+        is_in_service: bool = True,
     ) -> None:
         self.parts = parts
         self.policy = parts.policy
@@ -105,6 +109,26 @@ class Scorer:
         self._measures = Measures(sinks.metrics, self.timer, self.status)
         self._is_closed = False
         self._is_broken = False
+        if is_in_service:
+            self.enter_service()
+
+    def enter_service(self, before: Scorer | None = None) -> None:
+        """Show how this scorer is in the metrics, from now on.
+
+        Parameters
+        ----------
+        before : Scorer, optional
+            The one that it takes over from: its stages' times are gone on with, so that no
+            histogram goes back.
+        """
+        if before is not None:
+            before.leave_service()
+            self.timer.histograms = before.timer.histograms
+        self._measures.show()
+
+    def leave_service(self) -> None:
+        """Show how this scorer is no more."""
+        self._measures.hide()
 
     def decode(self, raw: RawBatch) -> Decoded:
         """Hold raw events against the contract; nothing is counted or kept yet."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from sentinel.serving.release_source import ReleaseSource
 from sentinel.serving.server import Addresses, serve
 from sentinel.serving.settings import ServerSettings
 
-__all__ = ["Addresses", "ServerSettings", "serve"]
+__all__ = ["Addresses", "ReleaseSource", "ServerSettings", "serve"]

@@ -11,6 +11,7 @@ It also writes and syncs a small file where the server must be able to write.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -23,11 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from sentinel.core import limits
+from sentinel.core.errors import ErrorCode
 from sentinel.scoring import Canary
 from sentinel.scoring.sanity import differs
 
 # A prefix of the canary's events has the same features: what comes later cannot change it.
 _EVENTS_MAX = 64
+_ASKED_AGAIN_MAX = 3
 _PROBE_NAME = ".sentinel-probe"
 _PROBE_BYTES = bytes(4096)
 
@@ -51,40 +54,63 @@ class OwnDoor:
     certificate: Path | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one question found.
+
+    Attributes
+    ----------
+    cause : str
+        Why the process is not ready; empty: it is.
+    degraded : tuple of str
+        What is not as it should be, and may be so.
+    label : str
+        Release that answered; empty where none did.
+    is_release_wrong : bool
+        The cause is what the release answered, or that it fails.
+    is_champion_wrong : bool
+        The champion gave a wrong answer.
+    """
+
+    cause: str
+    degraded: tuple[str, ...] = ()
+    label: str = ""
+    is_release_wrong: bool = False
+    is_champion_wrong: bool = False
+
+
 class DoorCanary:
     """Ask the own door, again and again, in a thread.
 
     Parameters
     ----------
     door : OwnDoor
-    canary : Canary
+    known : callable
+        Gives label and canary of the release in service.
     folders : tuple of (str, Path, bool)
         Name, folder, whether serving ends without it.
     tell : callable
-        Told the cause of not being ready (empty: ready), and what is degraded.
-    on_wrong : callable
-        Called when the champion gave a wrong answer.
-    every_s : float
+        Told what was found.
+    every_s : callable
+        Seconds until the next question.
     """
 
     def __init__(
         self,
         door: OwnDoor,
-        canary: Canary,
+        known: Callable[[], tuple[str, Canary]],
         *,
         folders: tuple[tuple[str, Path, bool], ...],
-        tell: Callable[[str, tuple[str, ...]], None],
-        on_wrong: Callable[[], None],
-        every_s: float,
+        tell: Callable[[Finding], None],
+        every_s: Callable[[], float],
     ) -> None:
         self._door = door
-        self._canary = canary
+        self._known = known
         self._folders = folders
         self._tell = tell
-        self._on_wrong = on_wrong
         self._every_s = every_s
-        self._stop = threading.Event()
-        self._body = b"\n".join(canary.events[:_EVENTS_MAX]) + b"\n"
+        self._wake = threading.Event()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="door-canary", daemon=True)
         self.n_failures = 0
 
@@ -94,34 +120,57 @@ class DoorCanary:
 
     def stop(self) -> None:
         """End within the time of one question."""
-        self._stop.set()
+        self._is_stopping = True
+        self._wake.set()
         self._thread.join(limits.DOOR_CANARY_WAIT_S * 2)
 
-    def check(self) -> tuple[str, tuple[str, ...]]:
-        """Ask once; return why the process is not ready (empty: it is), and what is degraded."""
+    def hurry(self) -> None:
+        """Ask at once."""
+        self._wake.set()
+
+    def check(self) -> Finding:
+        """Ask once."""
         causes, degraded = check_folders(self._folders)
-        try:
-            status, body = self._ask()
-        except (OSError, http.client.HTTPException) as error:
-            causes.append(f"the door did not answer the canary: {type(error).__name__}")
-        else:
-            if status == http.HTTPStatus.OK:
-                cause = self._compare(body)
-            else:
-                cause = f"the door answered the canary with {status}: {_error_code(body)}"
-            if cause:
-                causes.append(cause)
-        return "; ".join(causes), tuple(degraded)
+        found = self._check_door()
+        if found.cause:
+            causes.append(found.cause)
+        return dataclasses.replace(found, cause="; ".join(causes), degraded=tuple(degraded))
+
+    def _check_door(self) -> Finding:
+        for _ in range(_ASKED_AGAIN_MAX):
+            label, canary = self._known()
+            try:
+                status, body, served_by = self._ask(canary)
+            except (OSError, http.client.HTTPException) as error:
+                return Finding(cause=f"the door did not answer the canary: {type(error).__name__}")
+            if not served_by or served_by == label:
+                break
+            # Another release took over between question and answer: that answer says nothing.
+        if status == http.HTTPStatus.OK:
+            cause, wrong = compare_canary(canary, body)
+            return Finding(
+                cause=cause,
+                label=label,
+                is_release_wrong=bool(cause),
+                is_champion_wrong=bool(cause) and "champion" in wrong,
+            )
+        code = _error_code(body)
+        return Finding(
+            cause=f"the door answered the canary with {status}: {code}",
+            label=label,
+            is_release_wrong=code == str(ErrorCode.INTERNAL),
+        )
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            cause, degraded = self.check()
-            if cause:
+        while not self._is_stopping:
+            self._wake.clear()
+            finding = self.check()
+            if finding.cause:
                 self.n_failures += 1
-            self._tell(cause, degraded)
-            self._stop.wait(self._every_s)
+            self._tell(finding)
+            self._wake.wait(self._every_s())
 
-    def _ask(self) -> tuple[int, bytes]:
+    def _ask(self, canary: Canary) -> tuple[int, bytes, str]:
         connection = self._connect()
         try:
             headers = {
@@ -131,9 +180,11 @@ class DoorCanary:
                 "sentinel-timeout-ms": str(int(limits.DOOR_CANARY_WAIT_S * 1000)),
                 "connection": "close",
             }
-            connection.request("POST", "/v1/score", body=self._body, headers=headers)
+            body = b"\n".join(known_events(canary)) + b"\n"
+            connection.request("POST", "/v1/score", body=body, headers=headers)
             response = connection.getresponse()
-            return response.status, response.read(limits.REQUEST_BODY_BYTES_MAX)
+            content = response.read(limits.REQUEST_BODY_BYTES_MAX)
+            return response.status, content, response.headers.get("sentinel-release", "")
         finally:
             connection.close()
 
@@ -147,30 +198,45 @@ class DoorCanary:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         return http.client.HTTPSConnection(door.host, door.port, timeout=wait_s, context=context)
 
-    def _compare(self, body: bytes) -> str:
-        """Hold the answers against the recorded ones."""
-        canary = self._canary
-        recorded = {
-            "champion": canary.event_scores,
-            "fallback": canary.event_fallback_scores,
-        }
-        try:
-            lines = [json.loads(line) for line in body.splitlines()]
-            pairs = [(line["served_by"], line["score"]) for line in lines]
-        except (ValueError, KeyError, TypeError):
-            return "canary: the answer is not one decision a line"
-        n_events = min(len(canary.events), _EVENTS_MAX)
-        if len(pairs) != n_events:
-            return f"canary: {n_events} events were asked, {len(pairs)} answered"
-        for number, (who, score) in enumerate(pairs):
-            if who not in recorded or score is None:
-                return f"canary: event {number} was answered by nobody"
-            known = recorded[who][number : number + 1]
-            if differs(np.array([score], np.float32), known, canary.tolerance).any():
-                if who == "champion":
-                    self._on_wrong()
-                return f"canary: event {number}: recorded {known[0]:.6g}, {who} gave {score:.6g}"
-        return ""
+
+def known_events(canary: Canary) -> tuple[bytes, ...]:
+    """Return the events that are asked: the first ones, whose features need no others."""
+    return canary.events[:_EVENTS_MAX]
+
+
+def compare_canary(canary: Canary, body: bytes) -> tuple[str, frozenset[str]]:
+    """Hold answers against the recorded ones.
+
+    Parameters
+    ----------
+    canary : Canary
+    body : bytes
+        One decision a line, for :func:`known_events`.
+
+    Returns
+    -------
+    cause : str
+        The first difference; empty when there is none.
+    who : frozenset of str
+        Who answered; with a difference, who gave the wrong answer.
+    """
+    recorded = {"champion": canary.event_scores, "fallback": canary.event_fallback_scores}
+    try:
+        lines = [json.loads(line) for line in body.splitlines()]
+        pairs = [(line["served_by"], line["score"]) for line in lines]
+    except (ValueError, KeyError, TypeError):
+        return "canary: the answer is not one decision a line", frozenset()
+    n_events = len(known_events(canary))
+    if len(pairs) != n_events:
+        return f"canary: {n_events} events were asked, {len(pairs)} answered", frozenset()
+    for number, (who, score) in enumerate(pairs):
+        if who not in recorded or score is None:
+            return f"canary: event {number} was answered by nobody", frozenset()
+        known = recorded[who][number : number + 1]
+        if differs(np.array([score], np.float32), known, canary.tolerance).any():
+            cause = f"canary: event {number}: recorded {known[0]:.6g}, {who} gave {score:.6g}"
+            return cause, frozenset({who})
+    return "", frozenset(who for who, _ in pairs)
 
 
 def check_folders(folders: tuple[tuple[str, Path, bool], ...]) -> tuple[list[str], list[str]]:

@@ -147,7 +147,7 @@ class GrpcDoor:
             raise TypeError("events where tensors were asked for")
         require_answered(result)
         response: _Proto = _INFER_RESPONSE(
-            model_name=plane.model_name, model_version=plane.model_version, id=request.id
+            model_name=plane.model_name, model_version=result.version, id=request.id
         )
         shape = [len(result.scores)]
         for name in names:
@@ -179,7 +179,8 @@ class GrpcDoor:
             else line
             for line in result.lines
         ]
-        return message("sentinel.v1", "ScoreResponse")(decisions=lines)
+        releases = [label for label, _ in result.served]
+        return message("sentinel.v1", "ScoreResponse")(decisions=lines, releases=releases)
 
     # --- health and reflection ---------------------------------------------------------------
 

@@ -109,7 +109,9 @@ _HEALTH = {
 SERVING_STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _SCORING = {
     "ScoreRequest": "events 1 repeated bytes",
-    "ScoreResponse": "decisions 1 repeated bytes",
+    "ScoreResponse": """
+        decisions 1 repeated bytes
+        releases 2 repeated string""",
 }
 _REFLECTION = {
     "ServerReflectionRequest": """

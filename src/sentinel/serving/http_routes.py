@@ -39,6 +39,7 @@ _TIMEOUT_HEADERS = (b"sentinel-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(?:ready|infer))?")
 _DECISIONS = b"/v1/decisions/"
 CANARY_HEADER = b"sentinel-canary"
+RELEASE_HEADER = b"sentinel-release"
 
 
 class HttpRoutes:
@@ -72,7 +73,8 @@ class HttpRoutes:
         self.seconds = LatencyHistogram()
         self.n_by_status: dict[int, int] = {}
         self._routes = self._table()
-        self._openapi = json.dumps(openapi_document(plane), allow_nan=False).encode()
+        self._openapi = b""
+        plane.on_change(self._renew)
 
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
         """Answer a request, now or later."""
@@ -113,7 +115,7 @@ class HttpRoutes:
             b"/v1/feedback": {b"POST": self._feedback},
             b"/v1/release": {b"GET": self._release},
             b"/v1/health": {b"GET": self._health},
-            b"/openapi.json": {b"GET": lambda _: HttpResponse(200, self._openapi)},
+            b"/openapi.json": {b"GET": self._document},
             b"/v2": {b"GET": lambda _: json_response(plane.server_metadata())},
             b"/v2/health/live": {b"GET": lambda _: _probe(plane.health().is_live)},
             b"/v2/health/ready": {b"GET": lambda _: _probe(plane.health().is_ready)},
@@ -124,6 +126,10 @@ class HttpRoutes:
             table[path + b"/ready"] = {b"GET": lambda _: _probe(plane.health().is_ready)}
             table[path + b"/infer"] = {b"POST": self._infer}
         return table
+
+    def _renew(self) -> None:
+        """Name the release that is in service now."""
+        self._routes, self._openapi = self._table(), b""
 
     def _unusual(self, request: HttpRequest) -> dict[bytes, Handle]:
         """Find the routes of paths that hold a name of the caller's."""
@@ -199,7 +205,7 @@ class HttpRoutes:
         def write(result: EventAnswers | TensorAnswers) -> HttpResponse:
             if isinstance(result, EventAnswers):
                 raise TypeError("events where tensors were asked for")
-            return encode_infer(result, body, model=plane.model_name, version=plane.model_version)
+            return encode_infer(result, body, model=plane.model_name)
 
         def reply(result: Result) -> None:
             self._reply(request, started_s, result, write)
@@ -211,6 +217,11 @@ class HttpRoutes:
     def _release(self, request: HttpRequest) -> HttpResponse:
         self._require(request, Scope.READ)
         return json_response(self._plane.release())
+
+    def _document(self, _: HttpRequest) -> HttpResponse:
+        if not self._openapi:
+            self._openapi = json.dumps(openapi_document(self._plane), allow_nan=False).encode()
+        return HttpResponse(200, self._openapi)
 
     def _health(self, _: HttpRequest) -> HttpResponse:
         report = self._plane.health()
@@ -270,7 +281,9 @@ def _one(result: EventAnswers | TensorAnswers) -> HttpResponse:
     if isinstance(result, TensorAnswers):
         raise TypeError("tensors where events were asked for")
     line = result.lines[0]
-    return error_response(line) if isinstance(line, SentinelError) else HttpResponse(200, line)
+    if isinstance(line, SentinelError):
+        return error_response(line)
+    return HttpResponse(200, line, headers=_served(result))
 
 
 def _many(result: EventAnswers | TensorAnswers) -> HttpResponse:
@@ -282,7 +295,16 @@ def _many(result: EventAnswers | TensorAnswers) -> HttpResponse:
         else line
         for number, line in enumerate(result.lines)
     ]
-    return HttpResponse(200, b"\n".join(lines) + b"\n", content_type=NDJSON)
+    body = b"\n".join(lines) + b"\n"
+    return HttpResponse(200, body, content_type=NDJSON, headers=_served(result))
+
+
+def _served(answers: EventAnswers) -> tuple[tuple[bytes, bytes], ...]:
+    """Name the release that answered; of a request that saw two, how many lines each."""
+    if len(answers.served) == 1:
+        return ((RELEASE_HEADER, answers.served[0][0].encode()),)
+    text = ", ".join(f"{label};lines={n}" for label, n in answers.served)
+    return ((RELEASE_HEADER, text.encode()),)
 
 
 def _probe(holds: bool) -> HttpResponse:

@@ -17,23 +17,32 @@ from sentinel.monitoring import (
     DriftSettings,
     Metrics,
 )
-from sentinel.monitoring.log_records import LogRecords
+from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.release import LoadedRelease, Standing
-from sentinel.release.decision_log import open_decision_log
+from sentinel.release.decision_log import log_context, open_decision_log
 from sentinel.scoring import Scorer, Sinks
 from sentinel.serving.settings import ServerSettings
+from sentinel.serving.working_release import WorkingRelease
 
 
 class LateSink:
-    """A decision sink that is opened after the scorer: the log's context names its provider."""
+    """A decision sink that is opened after the scorer: the log's context names its provider.
+
+    Attributes
+    ----------
+    log : DecisionLog or None
+    context : LogContext or None
+        What the records of this scorer share; None: what the log was opened with.
+    """
 
     def __init__(self) -> None:
         self.log: DecisionLog | None = None
+        self.context: LogContext | None = None
 
     def append(self, records: LogRecords) -> None:
         """Hand records on."""
         if self.log is not None:
-            self.log.append(records)
+            self.log.append(records, context=self.context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +58,8 @@ class Opened:
     log : DecisionLog or None
     folders : tuple of (str, Path, bool)
         What is written while serving: its name, its folder, and whether serving ends without it.
+    refusals : Quarantine
+    drift : DriftSettings
     """
 
     loaded: LoadedRelease
@@ -56,6 +67,31 @@ class Opened:
     metrics: Metrics
     log: DecisionLog | None
     folders: tuple[tuple[str, Path, bool], ...]
+    refusals: Quarantine
+    drift: DriftSettings
+
+    def open_release(self, loaded: LoadedRelease) -> WorkingRelease:
+        """Make another release ready to take over: the same state, log, quarantine and metrics.
+
+        Its scorer is not in service yet.
+
+        Raises
+        ------
+        SentinelError
+            What the scorer raises.
+        """
+        sink = LateSink()
+        sinks = Sinks(
+            refusals=self.refusals,
+            decisions=None if self.log is None else sink,
+            metrics=self.metrics,
+        )
+        scorer = Scorer(loaded.parts, sinks, engine=self.scorer.engine, is_in_service=False)
+        sink.log = self.log
+        sink.context = log_context(loaded, execution_provider=scorer.execution_provider)
+        if loaded.parts.reference is not None:
+            scorer.drift = DriftMonitor(loaded.parts.reference, self.drift)
+        return WorkingRelease.of(loaded, scorer)
 
     def is_prompt(self) -> bool:
         """Whether what is written while scoring is sure not to wait for a disk or a net.
@@ -89,8 +125,8 @@ def open_parts(
     engine = stack.enter_context(open_store(settings.store, loaded.parts.plan, is_fenced=False))
     scorer = loaded.open_scorer(sinks, engine=engine)
     stack.callback(scorer.close)
+    drift = DriftSettings.from_configuration(configuration)
     if loaded.parts.reference is not None:
-        drift = DriftSettings.from_configuration(configuration)
         scorer.drift = DriftMonitor(loaded.parts.reference, drift)
     folders = [("quarantine", settings.quarantine, True)]
     if settings.store.kind is StoreKind.EMBEDDED:
@@ -113,5 +149,11 @@ def open_parts(
         is_approved=loaded.standing is Standing.APPROVED,
     )
     return Opened(
-        loaded=loaded, scorer=scorer, metrics=metrics, log=sink.log, folders=tuple(folders)
+        loaded=loaded,
+        scorer=scorer,
+        metrics=metrics,
+        log=sink.log,
+        folders=tuple(folders),
+        refusals=quarantine,
+        drift=drift,
     )

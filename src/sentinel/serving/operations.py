@@ -1,4 +1,7 @@
-"""Metrics and health on a port and a thread of their own: they answer while the doors are busy."""
+"""Metrics, health and what operators do, on a port and a thread of their own.
+
+They answer however busy the doors are. What changes the server is never on the doors' ports.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from sentinel.serving.http_message import (
 )
 from sentinel.serving.http_routes import HttpRoutes
 from sentinel.serving.listening import listen
+from sentinel.serving.operator_routes import PREFIX, OperatorRoutes
 from sentinel.serving.plane import Plane
 
 _START_S_MAX = 10.0
@@ -34,10 +38,13 @@ class Operations:
     plane : Plane
     routes : HttpRoutes
         Whose counts are exported.
+    operator : OperatorRoutes
+        What changes the server.
     """
 
-    def __init__(self, plane: Plane, routes: HttpRoutes) -> None:
+    def __init__(self, plane: Plane, routes: HttpRoutes, operator: OperatorRoutes) -> None:
         self._plane = plane
+        self._operator = operator
         self._routes = routes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -72,6 +79,7 @@ class Operations:
 
     async def _run(self, host: str, port: int, found: Future[int]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._operator.attach(self._loop)
         door = HttpDoor(self._answer, connections_max=_CONNECTIONS_MAX)
         try:
             listener = await listen(door, host, port)
@@ -85,8 +93,11 @@ class Operations:
                 await asyncio.wait_for(self._stop.wait(), _SWEEP_S)
         door.drain()
         listener.close()
+        self._operator.close()
 
-    def _answer(self, request: HttpRequest) -> HttpResponse:
+    def _answer(self, request: HttpRequest) -> HttpResponse | None:
+        if request.path.startswith(PREFIX):
+            return self._operator(request)
         if request.method not in {b"GET", b"HEAD"}:
             raise SentinelError(
                 ErrorCode.METHOD_UNSUPPORTED,

@@ -19,11 +19,12 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease, Standing
-from sentinel.scoring import Canary, ScorerStatus
+from sentinel.scoring import Canary
 from sentinel.serving.batcher import Batcher, BatcherState
 from sentinel.serving.decision_memory import DecisionMemory
 from sentinel.serving.health import Health, HealthReport
 from sentinel.serving.work import Kind, Reply, Work
+from sentinel.serving.working_release import WorkingRelease
 
 SERVER = "sentinel"
 EXTENSIONS = ("binary_tensor_data",)
@@ -73,32 +74,34 @@ class Plane:
 
     Parameters
     ----------
-    loaded : LoadedRelease
+    release : WorkingRelease
+        In service at first.
     batcher : Batcher
     memory : DecisionMemory
     health : Health
     metrics : Metrics
-    status : callable
-        Asked for the scorer's state.
+
+    Attributes
+    ----------
+    current : WorkingRelease
+        In service; changed in the thread of the door (:mod:`sentinel.serving.swap`).
     """
 
     def __init__(
         self,
-        loaded: LoadedRelease,
+        release: WorkingRelease,
         batcher: Batcher,
         *,
         memory: DecisionMemory,
         health: Health,
         metrics: Metrics,
-        status: Callable[[], ScorerStatus],
     ) -> None:
-        self.loaded = loaded
+        self.current = release
         self.batcher = batcher
         self.health_state = health
         self.metrics = metrics
-        self.n_features = len(loaded.parts.plan.names)
         self._memory = memory
-        self._status = status
+        self._on_change: list[Callable[[], None]] = []
         self._causes: tuple[str, ...] = ()
 
     # --- scoring -----------------------------------------------------------------------------
@@ -136,12 +139,27 @@ class Plane:
             As :meth:`score`.
         """
         _check_rows(len(values))
-        return self._submit(Kind.TENSOR, len(values), limit, reply, values=values)
+        release = self.current
+        return self._submit(Kind.TENSOR, len(values), limit, reply, values=values, release=release)
 
-    def score_canary(self, events: Sequence[bytes], limit: Limit, reply: Reply) -> Work:
-        """Take known events the whole way beside the live state; as :meth:`score`."""
+    def score_canary(
+        self,
+        events: Sequence[bytes],
+        limit: Limit,
+        reply: Reply,
+        *,
+        release: WorkingRelease | None = None,
+    ) -> Work:
+        """Take known events the whole way beside the live state; as :meth:`score`.
+
+        Parameters
+        ----------
+        release : WorkingRelease, optional
+            Another one than that in service.
+        """
         _check_rows(len(events))
-        return self._submit(Kind.CANARY, len(events), limit, reply, events=events)
+        asked = release or self.current
+        return self._submit(Kind.CANARY, len(events), limit, reply, events=events, release=asked)
 
     def learn(self, feedback: Sequence[bytes], limit: Limit, reply: Reply) -> Work:
         """Learn feedback events (labels that came late); as :meth:`score`.
@@ -188,6 +206,16 @@ class Plane:
     # --- what is served ----------------------------------------------------------------------
 
     @property
+    def loaded(self) -> LoadedRelease:
+        """The release in service."""
+        return self.current.loaded
+
+    @property
+    def n_features(self) -> int:
+        """Columns of the model."""
+        return self.current.n_features
+
+    @property
     def model_name(self) -> str:
         """Name of the release."""
         return self.loaded.manifest.name
@@ -218,6 +246,16 @@ class Plane:
                 got="another name" if name != self.model_name else "another version",
             )
 
+    def put_in_service(self, release: WorkingRelease) -> None:
+        """Say from now on that this release serves; in the thread of the door."""
+        self.current = release
+        for callback in self._on_change:
+            callback()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call this in the thread of the door when another release is in service."""
+        self._on_change.append(callback)
+
     def model_metadata(self) -> ModelMetadata:
         """Describe the model."""
         outputs = zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True)
@@ -240,7 +278,7 @@ class Plane:
     def release(self) -> dict[str, object]:
         """Say what runs, how it stands, and how it is."""
         manifest, parts = self.loaded.manifest, self.loaded.parts
-        status = self._status()
+        status = self.current.scorer.status()
         return {
             "name": manifest.name,
             "version": manifest.version,
@@ -271,7 +309,7 @@ class Plane:
 
     def look(self, further: tuple[str, ...] = ()) -> None:
         """Look at what may be degraded; the canary's clock calls it, not a probe."""
-        causes = self._status().causes + further
+        causes = self.current.scorer.status().causes + further
         if self.loaded.standing is not Standing.APPROVED:
             causes = (f"the release is {self.loaded.standing}", *causes)
         self._causes = causes
@@ -287,6 +325,7 @@ class Plane:
         *,
         events: Sequence[bytes] = (),
         values: npt.NDArray[np.float32] | None = None,
+        release: WorkingRelease | None = None,
     ) -> Work:
         work = Work(
             kind=kind,
@@ -296,6 +335,7 @@ class Plane:
             reply=reply,
             events=events,
             values=values,
+            release=release,
         )
         self.batcher.submit(work)
         return work

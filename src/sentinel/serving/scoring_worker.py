@@ -10,6 +10,7 @@ finds a champion that mixes them.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,7 @@ from sentinel.scoring.guards import Rows
 from sentinel.scoring.scorer import outcomes
 from sentinel.serving.decision_memory import DecisionMemory
 from sentinel.serving.work import Answers, EventAnswers, Kind, Piece, TensorAnswers
+from sentinel.serving.working_release import WorkingRelease
 
 SOURCE = "requests"
 CANARY_SOURCE = "canary"
@@ -61,7 +63,8 @@ class ScoringWorker:
 
     Parameters
     ----------
-    scorer : Scorer
+    release : WorkingRelease
+        In service at first; :meth:`put_in_service` changes it between two batches.
     memory : DecisionMemory
         Read by the door's thread as well.
     is_prompt : callable
@@ -72,31 +75,38 @@ class ScoringWorker:
 
     def __init__(
         self,
-        scorer: Scorer,
+        release: WorkingRelease,
         memory: DecisionMemory,
         *,
         is_prompt: Callable[[], bool] = lambda: True,
         is_rehearsal: bool = False,
     ) -> None:
-        self.scorer = scorer
+        self._release = release
         self._memory = memory
         self._is_prompt = is_prompt
         self._is_rehearsal = is_rehearsal
         self._was_prompt = False
         self._prompt_until_s = float("-inf")
-        self._event_id = scorer.parts.plan.features.events.event_id.name
-        self._entity = scorer.parts.entity_field()
-        self._thresholds = scorer.parts.policy.thresholds()
         self._position = self._feedback_position = 0
         self._failure = ""
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer in service."""
+        return self._release.scorer
+
+    def put_in_service(self, release: WorkingRelease) -> None:
+        """Let another release decide, from the next batch on; call it between two batches."""
+        release.scorer.enter_service(self._release.scorer)
+        self._release = release
 
     def run(self, pieces: Sequence[Piece]) -> list[Answers]:
         """Answer the pieces of one batch, all of one kind, in their order."""
         kind = pieces[0].work.kind
         if kind is Kind.TENSOR:
-            return list(self._run_tensors(pieces))
+            return [answer for same in _by_release(pieces) for answer in self._run_tensors(same)]
         if kind is Kind.CANARY:
-            return [self._run_canary(piece.work.events) for piece in pieces]
+            return [self._run_canary(piece) for piece in pieces]
         if kind is Kind.FEEDBACK:
             return [self._run_feedback(piece) for piece in pieces]
         return list(self._run_events(pieces))
@@ -141,7 +151,8 @@ class ScoringWorker:
         lines = self._lines(raw, decisions, decoded.refusals)
         answers, at = [], 0
         for piece in pieces:
-            answers.append(EventAnswers(lines[at : at + piece.n_rows]))
+            served = ((self._release.label, piece.n_rows),)
+            answers.append(EventAnswers(lines[at : at + piece.n_rows], served))
             at += piece.n_rows
         return answers
 
@@ -149,7 +160,7 @@ class ScoringWorker:
         self, raw: RawBatch, decisions: DecisionBatch, refusals: Sequence[Refusal]
     ) -> list[bytes | SentinelError]:
         """Match every decision and every refusal with the event it belongs to."""
-        spans = self._id_spans(decisions)
+        spans = _id_spans(decisions, self._release)
         rows = decisions.events.rows
         _check_identity(raw, decisions, spans)
         found: list[bytes | SentinelError | None] = [None] * raw.n_events
@@ -176,11 +187,6 @@ class ScoringWorker:
             raise _mixed(f"{raw.n_events} answers", len(lines))
         return lines
 
-    def _id_spans(self, decisions: DecisionBatch) -> npt.NDArray[np.int64]:
-        events = decisions.events
-        spans: npt.NDArray[np.int64] = events.text_spans[events.text_fields.index(self._event_id)]
-        return spans
-
     # --- feedback ----------------------------------------------------------------------------
 
     def _run_feedback(self, piece: Piece) -> EventAnswers:
@@ -202,11 +208,12 @@ class ScoringWorker:
         lines: list[bytes | SentinelError] = [_LEARNED] * len(events)
         for refusal in decoded.refusals:
             lines[refusal.position - first] = EventRefusedError(refusal)
-        return EventAnswers(lines)
+        return EventAnswers(lines, ((self._release.label, len(lines)),))
 
     # --- tensors -----------------------------------------------------------------------------
 
     def _run_tensors(self, pieces: Sequence[Piece]) -> list[TensorAnswers]:
+        release = pieces[0].work.release or self._release
         parts = [
             piece.work.values[piece.start : piece.end]
             for piece in pieces
@@ -215,9 +222,9 @@ class ScoringWorker:
         values = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
         status = np.full(values.shape, PRESENT, dtype=np.uint8)
         rows = Rows(values, status, np.full(len(values), _NOBODY, dtype=np.int64))
-        self.scorer.champion.tick(rows)
-        answer = self.scorer.champion.predict(rows)
-        outcome = outcomes(answer, self._thresholds)
+        release.scorer.champion.tick(rows)
+        answer = release.scorer.champion.predict(rows)
+        outcome = outcomes(answer, release.thresholds)
         if len(answer.scores) != len(values) or len(parts) != len(pieces):
             raise _mixed(f"{len(values)} rows", len(answer.scores))
         scores, outcome_codes = answer.scores.tolist(), outcome.tolist()
@@ -227,7 +234,11 @@ class ScoringWorker:
             end = at + piece.n_rows
             answers.append(
                 TensorAnswers(
-                    scores[at:end], outcome_codes[at:end], served_by[at:end], reasons[at:end]
+                    scores[at:end],
+                    outcome_codes[at:end],
+                    served_by[at:end],
+                    reasons[at:end],
+                    release.version,
                 )
             )
             at = end
@@ -235,24 +246,25 @@ class ScoringWorker:
 
     # --- the canary --------------------------------------------------------------------------
 
-    def _run_canary(self, events: Sequence[bytes]) -> EventAnswers:
+    def _run_canary(self, piece: Piece) -> EventAnswers:
         """Take known events the whole way, in an engine of their own: live state stays as it is."""
-        plan = self.scorer.parts.plan
-        raw = RawBatch.from_events(events, source=CANARY_SOURCE)
-        decoded = self.scorer.decode(raw)
+        release = piece.work.release or self._release
+        scorer = release.scorer
+        raw = RawBatch.from_events(piece.work.events, source=CANARY_SOURCE)
+        decoded = scorer.decode(raw)
         if decoded.refusals:
             raise EventRefusedError(decoded.refusals[0])
         accepted = decoded.events
-        matrix = Engine(plan).advance(accepted)
-        rows = Rows(matrix.values, matrix.status, accepted.column(self._entity))
-        self.scorer.champion.tick(rows)
-        answer = self.scorer.champion.predict(rows)
+        matrix = Engine(scorer.parts.plan).advance(accepted)
+        rows = Rows(matrix.values, matrix.status, accepted.column(release.entity))
+        scorer.champion.tick(rows)
+        answer = scorer.champion.predict(rows)
         n_rows = rows.n_rows
         decisions = DecisionBatch(
             events=accepted,
             is_decided=np.ones(n_rows, dtype=np.bool_),
             score=answer.scores,
-            outcome=outcomes(answer, self._thresholds),
+            outcome=outcomes(answer, release.thresholds),
             served_by=answer.served_by,
             reason=answer.reasons,
             features=matrix.values,
@@ -260,8 +272,9 @@ class ScoringWorker:
             feature_hash=feature_hashes(matrix.values),
             is_late=matrix.is_late,
         )
-        _check_identity(raw, decisions, self._id_spans(decisions))
-        return EventAnswers(self.scorer.encode(decisions).split(b"\n")[:-1])
+        _check_identity(raw, decisions, _id_spans(decisions, release))
+        lines = scorer.encode(decisions).split(b"\n")[:-1]
+        return EventAnswers(lines, ((release.label, len(lines)),))
 
     # --- private -----------------------------------------------------------------------------
 
@@ -277,6 +290,24 @@ class ScoringWorker:
         except SentinelError as closed:
             if closed.code is ErrorCode.SCORER_CLOSED:
                 self._failure = str(error)
+
+
+def _by_release(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
+    """Part pieces where the release that must answer changes; nearly always one part."""
+    first = pieces[0].work.release
+    if all(piece.work.release is first for piece in pieces):
+        return [pieces]
+    return [
+        list(same)
+        for _, same in itertools.groupby(pieces, key=lambda piece: id(piece.work.release))
+    ]
+
+
+def _id_spans(decisions: DecisionBatch, release: WorkingRelease) -> npt.NDArray[np.int64]:
+    events = decisions.events
+    field = events.text_fields.index(release.event_id)
+    spans: npt.NDArray[np.int64] = events.text_spans[field]
+    return spans
 
 
 def _check_identity(raw: RawBatch, decisions: DecisionBatch, spans: npt.NDArray[np.int64]) -> None:

@@ -32,7 +32,7 @@ from sentinel.release import LoadedRelease
 from sentinel.serving.access import Access
 from sentinel.serving.batcher import Batcher
 from sentinel.serving.decision_memory import DecisionMemory
-from sentinel.serving.door_canary import DoorCanary, OwnDoor
+from sentinel.serving.door_canary import DoorCanary, Finding, OwnDoor
 from sentinel.serving.grpc_door import GrpcDoor
 from sentinel.serving.health import Health
 from sentinel.serving.http_connection import HttpDoor
@@ -40,9 +40,13 @@ from sentinel.serving.http_routes import HttpRoutes
 from sentinel.serving.listening import listen, tls_context
 from sentinel.serving.opening import Opened, open_parts
 from sentinel.serving.operations import Operations
+from sentinel.serving.operator_routes import OperatorRoutes
 from sentinel.serving.plane import Plane
+from sentinel.serving.release_source import ReleaseSource
 from sentinel.serving.scoring_worker import ScoringWorker
 from sentinel.serving.settings import ServerSettings
+from sentinel.serving.swap import Swap
+from sentinel.serving.working_release import WorkingRelease
 
 _SWEEP_S = 1.0
 _REHEARSAL = ("a rehearsal: event times are not held against the clock",)
@@ -63,6 +67,7 @@ def serve(
     settings: ServerSettings,
     configuration: Configuration,
     *,
+    source: ReleaseSource | None = None,
     on_started: Callable[[Addresses, Plane], None] | None = None,
 ) -> None:
     """Serve until a signal ends it; call it in the main thread.
@@ -72,6 +77,8 @@ def serve(
     loaded : LoadedRelease
     settings : ServerSettings
     configuration : Configuration
+    source : ReleaseSource, optional
+        Where releases stand that may take over.
     on_started : callable, optional
         Told the addresses once the doors are open.
 
@@ -82,7 +89,7 @@ def serve(
     """
     with ExitStack() as stack:
         opened = open_parts(loaded, settings, configuration, stack)
-        server = Server(opened, settings)
+        server = Server(opened, settings, source=source)
         # What is loaded by now lives as long as the process: the collector need not look at it
         # again, which took tens of milliseconds in the middle of serving.
         gc.collect()
@@ -97,11 +104,17 @@ class Server:
     ----------
     opened : Opened
     settings : ServerSettings
+    source : ReleaseSource, optional
+        Where releases stand that may take over.
     """
 
-    def __init__(self, opened: Opened, settings: ServerSettings) -> None:
+    def __init__(
+        self, opened: Opened, settings: ServerSettings, *, source: ReleaseSource | None = None
+    ) -> None:
         self._opened = opened
         self._settings = settings
+        self._source = source
+        self.swap: Swap | None = None
         self._access = Access({}) if settings.tokens is None else Access.read(settings.tokens)
         self._health = Health()
         self._stop = asyncio.Event()
@@ -117,26 +130,24 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         memory = DecisionMemory()
+        release = WorkingRelease.of(self._opened.loaded, self._opened.scorer)
         worker = ScoringWorker(
-            self._opened.scorer,
+            release,
             memory,
             is_prompt=self._opened.is_prompt,
             is_rehearsal=self._settings.is_rehearsal,
         )
         batcher = Batcher(worker, loop)
         plane = Plane(
-            self._opened.loaded,
-            batcher,
-            memory=memory,
-            health=self._health,
-            metrics=self._opened.metrics,
-            status=self._opened.scorer.status,
+            release, batcher, memory=memory, health=self._health, metrics=self._opened.metrics
         )
+        self.swap = Swap(self._opened, plane, worker, loop, source=self._source)
         routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)
-        operations = Operations(plane, routes)
+        operator = OperatorRoutes(plane, self.swap, self._access)
+        operations = Operations(plane, routes, operator)
         calls = GrpcDoor(plane, self._access, timeout_ms=self._settings.timeout_ms)
         try:
-            await self._serve(plane, HttpDoor(routes), calls, operations, on_started)
+            await self._serve(plane, self.swap, HttpDoor(routes), calls, operations, on_started)
         finally:
             batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
             operations.stop()
@@ -151,6 +162,7 @@ class Server:
     async def _serve(
         self,
         plane: Plane,
+        swap: Swap,
         door: HttpDoor,
         calls: GrpcDoor,
         operations: Operations,
@@ -169,7 +181,8 @@ class Server:
             self._watch_signals()
             sweeper = asyncio.ensure_future(self._sweep(door))
             stack.callback(sweeper.cancel)
-            canary = self._canary(plane, port)
+            canary = self._canary(plane, swap, port)
+            swap.on_switch = canary.hurry
             canary.start()
             stack.callback(canary.stop)
             if on_started is not None:
@@ -183,25 +196,28 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
 
-    def _canary(self, plane: Plane, port: int) -> DoorCanary:
+    def _canary(self, plane: Plane, swap: Swap, port: int) -> DoorCanary:
         token = secrets.token_urlsafe(32)
         self._access.add_own(token)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104 -- compared, not bound
-        scorer = self._opened.scorer
+        every_s = self._settings.canary_s
         always = _REHEARSAL if self._settings.is_rehearsal else ()
 
-        def tell(cause: str, degraded: tuple[str, ...]) -> None:
-            plane.look(always + degraded)
-            self._health.door_checked(cause)
+        def tell(finding: Finding) -> None:
+            if finding.is_champion_wrong and finding.label == plane.current.label:
+                scorer = plane.current.scorer
+                plane.batcher.call(lambda: _check(scorer.check_canary))
+            swap.judge(finding)
+            plane.look(always + finding.degraded + swap.causes)
+            self._health.door_checked(finding.cause)
             plane.metrics.record_health(_word(plane))
 
         return DoorCanary(
             OwnDoor(host=host, port=port, token=token, certificate=self._settings.certificate),
-            plane.canary,
+            lambda: (plane.current.label, plane.canary),
             folders=self._opened.folders,
             tell=tell,
-            on_wrong=lambda: plane.batcher.call(lambda: _check(scorer.check_canary)),
-            every_s=self._settings.canary_s,
+            every_s=lambda: min(every_s, limits.SWAP_CHECK_S) if swap.is_watching else every_s,
         )
 
     async def _sweep(self, door: HttpDoor) -> None:

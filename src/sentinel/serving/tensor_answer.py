@@ -68,9 +68,7 @@ def wanted_outputs(names: list[str] | None) -> list[str]:
     return names or list(OUTPUT_NAMES)
 
 
-def encode_infer(
-    answers: TensorAnswers, body: InferBody, *, model: str, version: str
-) -> HttpResponse:
+def encode_infer(answers: TensorAnswers, body: InferBody, *, model: str) -> HttpResponse:
     """Write the response of the REST protocol.
 
     Raises
@@ -84,7 +82,9 @@ def encode_infer(
     all_binary = body.parameters.get("binary_data_output") is True
     binary = {wish.name: wish.parameters.get("binary_data", all_binary) is True for wish in wishes}
     n_rows = len(answers.scores)
-    parts = [b'{"model_name":"%b","model_version":"%b"' % (model.encode(), version.encode())]
+    parts = [
+        b'{"model_name":"%b","model_version":"%b"' % (model.encode(), answers.version.encode())
+    ]
     if body.id is not None:
         parts += [b',"id":', msgspec.json.encode(body.id)]
     tail: list[bytes] = []

@@ -5,12 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sentinel.core.errors import SentinelError
 from sentinel.scoring import Outcome, Reason, code_names
+
+if TYPE_CHECKING:
+    from sentinel.serving.working_release import WorkingRelease
 
 _HELD = int(Outcome.HELD)
 _REASONS = code_names(Reason)
@@ -33,9 +37,13 @@ class EventAnswers:
     ----------
     lines : sequence of (bytes or SentinelError)
         For each event its decision as JSON without a line end, or why there is none.
+    served : tuple of (str, int)
+        Which release answered how many of them, in their order: one, but for a request that was
+        cut in pieces when another release took over.
     """
 
     lines: Sequence[bytes | SentinelError]
+    served: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +56,15 @@ class TensorAnswers:
         float32 numbers; 0.0 where the outcome is ``HELD``: a door must not show it.
     outcomes, served_by, reasons : list of int
         Values of :class:`Outcome`, :class:`ServedBy`, :class:`Reason`.
+    version : str
+        Of the release that answered; one for the whole of a request.
     """
 
     scores: list[float]
     outcomes: list[int]
     served_by: list[int]
     reasons: list[int]
+    version: str
 
     @property
     def is_held(self) -> bool:
@@ -88,6 +99,9 @@ class Work:
         On the monotonic clock.
     reply : callable
         Told the result, once, in the thread of the door.
+    release : WorkingRelease or None
+        Who must answer: of kinds ``TENSOR`` and ``CANARY``. Events are answered by the release in
+        service when their batch is formed.
     n_taken : int
         Rows that are in a batch already.
     is_settled : bool
@@ -101,6 +115,7 @@ class Work:
     reply: Reply
     events: Sequence[bytes] = ()
     values: npt.NDArray[np.float32] | None = None
+    release: WorkingRelease | None = None
     n_taken: int = 0
     is_settled: bool = False
     parts: list[Answers] = field(default_factory=list)
@@ -111,15 +126,24 @@ class Work:
             return self.parts[0]
         if self.kind is not Kind.TENSOR:
             events = [part for part in self.parts if isinstance(part, EventAnswers)]
-            return EventAnswers([line for part in events for line in part.lines])
-        whole = TensorAnswers([], [], [], [])
-        for part in self.parts:
-            if isinstance(part, TensorAnswers):
-                whole.scores.extend(part.scores)
-                whole.outcomes.extend(part.outcomes)
-                whole.served_by.extend(part.served_by)
-                whole.reasons.extend(part.reasons)
+            return EventAnswers([line for part in events for line in part.lines], _served(events))
+        tensors = [part for part in self.parts if isinstance(part, TensorAnswers)]
+        whole = TensorAnswers([], [], [], [], tensors[0].version)
+        for part in tensors:
+            whole.scores.extend(part.scores)
+            whole.outcomes.extend(part.outcomes)
+            whole.served_by.extend(part.served_by)
+            whole.reasons.extend(part.reasons)
         return whole
+
+
+def _served(parts: Sequence[EventAnswers]) -> tuple[tuple[str, int], ...]:
+    """Say who answered how many, in a row."""
+    found: list[tuple[str, int]] = []
+    for label, n in (pair for part in parts for pair in part.served):
+        before = found.pop()[1] if found and found[-1][0] == label else 0
+        found.append((label, before + n))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
