@@ -218,7 +218,10 @@ def _plain(array: Int64Array) -> Int64Array:
 
 def _scratch(raw: RawBatch) -> Scratch:
     """Make room for escapes: never more than the events are long; untouched unless needed."""
-    n_bytes = int(np.clip(raw.ends - raw.starts, 0, limits.EVENT_BYTES_MAX).sum())
+    if raw.n_events == 1:
+        n_bytes = min(max(0, int(raw.ends[0] - raw.starts[0])), limits.EVENT_BYTES_MAX)
+    else:
+        n_bytes = int(np.clip(raw.ends - raw.starts, 0, limits.EVENT_BYTES_MAX).sum())
     return Scratch(
         texts=np.empty(n_bytes, dtype=np.uint8),
         keys=np.empty((2, KEYS_MAX), dtype=np.uint64),

@@ -48,6 +48,7 @@ NATIVE_MODULES = (
     "scoring/explanation/tree_kernel.py",
     "scoring/guards.py",
     "scoring/sanity.py",
+    "scoring/tally.py",
 )
 
 
@@ -63,6 +64,7 @@ NATIVE_CONSTANTS = (
     "data/simulator/contracts.py",
     "features/layout.py",
     "features/matrix.py",
+    "scoring/decision.py",
 )
 
 

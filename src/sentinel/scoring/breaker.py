@@ -132,6 +132,12 @@ class Permit:
     started_at_s: float
 
 
+# Members of enumerations are looked up by a call of Python each time; these are asked a dozen
+# times a batch.
+_OPEN, _HALF_OPEN, _CLOSED, _LATCHED = State.OPEN, State.HALF_OPEN, State.CLOSED, State.LATCHED
+_FAILED = Call.FAILED
+
+
 class Breaker:
     """One champion's breaker. All methods may be called from several threads.
 
@@ -194,13 +200,13 @@ class Breaker:
         """Ask for a call whose answer will be used; None: answer without the champion."""
         with self._lock:
             self._advance(now_s)
-            return self._permit() if self._state is State.CLOSED else None
+            return self._permit() if self._state is _CLOSED else None
 
     def probe(self, now_s: float) -> Permit | None:
         """Ask for a call whose answer is only judged; None: not now, or one is in the air."""
         with self._lock:
             self._advance(now_s)
-            wanted = self._state is State.HALF_OPEN and not self._outstanding
+            wanted = self._state is _HALF_OPEN and not self._outstanding
             return self._permit() if wanted else None
 
     def finish(self, permit: Permit, now_s: float, call: Call) -> Transition | None:
@@ -217,7 +223,7 @@ class Breaker:
             self._advance(now_s)
             if self._outstanding.pop(permit.number, None) is None:
                 return self._last_since(before)
-            if self._state is State.HALF_OPEN:
+            if self._state is _HALF_OPEN:
                 self._judge_probe(permit, call)
             else:
                 self._record(permit, call)
@@ -240,7 +246,7 @@ class Breaker:
         with self._lock:
             before = self._generation
             self._advance(now_s)
-            if self._state is not State.LATCHED:
+            if self._state is not _LATCHED:
                 self._step(Event.TRIP, cause)
             return self._last_since(before)
 
@@ -286,9 +292,9 @@ class Breaker:
         self._state = target
         self._n_entered[target] += 1
         self._generation += 1
-        if target is State.CLOSED:
+        if target is _CLOSED:
             self._cause = ""
-        elif target is State.LATCHED or transition.source is State.CLOSED:
+        elif target is _LATCHED or transition.source is _CLOSED:
             self._cause = cause or str(event)
         self._begin(self._now_s)
         return transition
@@ -308,16 +314,18 @@ class Breaker:
         """Move the clock, and take the step that time alone asks for."""
         self._now_s = max(self._now_s, now_s)
         age_s = self._now_s - self._since_s
-        if self._state is State.OPEN and age_s >= self.rules.pause_s:
+        if self._state is _OPEN and age_s >= self.rules.pause_s:
             self._step(Event.PAUSE_OVER)
-        elif self._state is State.HALF_OPEN and age_s >= self.rules.probe_deadline_s:
+        elif self._state is _HALF_OPEN and age_s >= self.rules.probe_deadline_s:
             self._step(Event.PROBES_LATE)
-        elif self._state is State.CLOSED and self._is_stuck():
+        elif self._state is _CLOSED and self._is_stuck():
             self._step(Event.SLOW_TOO_LONG, "a call never came back")
 
     def _is_stuck(self) -> bool:
         """Whether a call is in the air that alone has been slow for long enough."""
-        oldest_s = min((p.started_at_s for p in self._outstanding.values()), default=self._now_s)
+        if not self._outstanding:
+            return False
+        oldest_s = min(p.started_at_s for p in self._outstanding.values())
         return self._now_s - max(oldest_s, self._last_fast_s) >= max(
             self.rules.slow_for_s, self.rules.latency_ms_max / 1000
         )
@@ -326,7 +334,7 @@ class Breaker:
         return (self._now_s - permit.started_at_s) * 1000 > self.rules.latency_ms_max
 
     def _judge_probe(self, permit: Permit, call: Call) -> None:
-        if call is Call.FAILED or self._is_slow(permit):
+        if call is _FAILED or self._is_slow(permit):
             self._step(Event.PROBE_BAD)
             return
         self._n_good += 1
@@ -335,7 +343,7 @@ class Breaker:
 
     def _record(self, permit: Permit, call: Call) -> None:
         """Count one call in the closed state, and open when a rule says so."""
-        is_failed = call is Call.FAILED
+        is_failed = call is _FAILED
         is_slow = self._is_slow(permit)
         self._remember(is_failed=is_failed, is_slow=is_slow)
         self._n_failed_in_a_row = self._n_failed_in_a_row + 1 if is_failed else 0

@@ -41,6 +41,7 @@ from sentinel.scoring.sanity import Sanity
 
 Float32Array = npt.NDArray[np.float32]
 Lap = Callable[[str], None]
+_HALF_OPEN, _CLOSED = State.HALF_OPEN, State.CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +134,10 @@ class GuardedChampion:
         """
         now_s = self._clock.monotonic_s()
         self.breaker.tick(now_s)
-        if self.breaker.state is State.HALF_OPEN:
+        if self.breaker.state is _HALF_OPEN:
             self._start_probe(rows)
             return
-        is_serving = self.breaker.state is State.CLOSED
+        is_serving = self.breaker.state is _CLOSED
         age_s = now_s - self.canary_state.at_s
         is_due = age_s >= self._policy.canary_every_s and not isinstance(self._runner, InlineRunner)
         if is_serving and (self._is_check_wanted or is_due) and self._runner.start(self.check):

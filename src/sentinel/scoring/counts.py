@@ -63,3 +63,48 @@ class Counts:
             feedback_learned=self.feedback_learned + other.feedback_learned,
             feedback_quarantined=self.feedback_quarantined + other.feedback_quarantined,
         )
+
+
+class RunningCounts:
+    """The counts of a scorer that runs: plain integers, put together when somebody looks."""
+
+    __slots__ = ("_events", "_feedback")
+
+    def __init__(self) -> None:
+        self._events = (0, 0, 0, 0, 0, 0)
+        self._feedback = (0, 0, 0)
+
+    def add(
+        self, *, read: int, decided: int, held: int, quarantined: int, deduplicated: int, late: int
+    ) -> None:
+        """Count one batch of events; one assignment, so that nobody sees half of it."""
+        a, b, c, d, e, f = self._events
+        self._events = (
+            a + read,
+            b + decided,
+            c + held,
+            d + quarantined,
+            e + deduplicated,
+            f + late,
+        )
+
+    def add_feedback(self, *, read: int, learned: int, quarantined: int) -> None:
+        """Count one batch of feedback."""
+        a, b, c = self._feedback
+        self._feedback = (a + read, b + learned, c + quarantined)
+
+    def now(self) -> Counts:
+        """Return what was counted so far."""
+        read, decided, held, quarantined, deduplicated, late = self._events
+        feedback_read, feedback_learned, feedback_quarantined = self._feedback
+        return Counts(
+            read=read,
+            decided=decided,
+            held=held,
+            quarantined=quarantined,
+            deduplicated=deduplicated,
+            late=late,
+            feedback_read=feedback_read,
+            feedback_learned=feedback_learned,
+            feedback_quarantined=feedback_quarantined,
+        )

@@ -19,6 +19,7 @@ from sentinel.scoring.decision import DecisionBatch, Outcome, Reason, ServedBy, 
 
 Bytes = npt.NDArray[np.uint8]
 
+_HELD = int(Outcome.HELD)
 _QUOTE, _BACKSLASH, _SPACE, _ZERO, _U = (ord(c) for c in '"\\ 0u')
 _POINT, _MINUS, _E = (ord(c) for c in ".-e")
 _HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
@@ -65,6 +66,7 @@ _FIXED_BYTES_MAX = sum(
 )
 _LINE_BYTES_MAX = _FIXED_BYTES_MAX + _NUMBER_BYTES_MAX + _HASH_BYTES
 _ESCAPED_BYTES_MAX = 6  # \u001f
+_LENGTH = np.array([-1, 1], dtype=np.int64)
 _POWERS = np.array([10.0**k for k in range(60)], dtype=np.float64)
 
 
@@ -84,7 +86,7 @@ def encode(decisions: DecisionBatch, *, event_id: str) -> bytes:
     """
     batch = decisions.events
     spans = batch.text_spans[batch.text_fields.index(event_id)]
-    n_id_bytes = int((spans[:, 1] - spans[:, 0]).sum())
+    n_id_bytes = int(np.dot(spans, _LENGTH).sum())
     room = decisions.n_rows * _LINE_BYTES_MAX + n_id_bytes * _ESCAPED_BYTES_MAX
     buffer = np.empty(room, dtype=np.uint8)
     n_bytes = _write_lines(
@@ -96,7 +98,7 @@ def encode(decisions: DecisionBatch, *, event_id: str) -> bytes:
         spans,
         decisions.is_decided,
         decisions.score,
-        decisions.outcome == Outcome.HELD,
+        decisions.outcome == _HELD,
         decisions.outcome,
         decisions.served_by,
         decisions.reason,

@@ -36,6 +36,7 @@ Float32Array = npt.NDArray[np.float32]
 _CHAMPION = np.uint8(ServedBy.CHAMPION)
 _FALLBACK = np.uint8(ServedBy.FALLBACK)
 _NONE = np.uint8(ServedBy.NONE)
+_NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,15 @@ class Answer:
         Values of :class:`ServedBy` and :class:`Reason`.
     is_call_bad : bool
         The champion's call as a whole cannot be used.
+    is_whole : bool
+        The champion is known to have answered every row.
     """
 
     scores: npt.NDArray[np.float64]
     served_by: npt.NDArray[np.uint8]
     reasons: npt.NDArray[np.uint8]
     is_call_bad: bool = False
+    is_whole: bool = False
 
     def put(self, rows: npt.NDArray[np.int64], answer: Answer) -> None:
         """Write another answer into some rows of this one."""
@@ -193,6 +197,8 @@ def answer_with_fallback(fallback: LinearFallback) -> Guard:
     def guard(inner: Predict) -> Predict:
         def predict(rows: Rows) -> Answer:
             answer = inner(rows)
+            if answer.is_whole:
+                return answer
             left = np.flatnonzero(answer.served_by == _NONE)
             if not len(left):
                 return answer
@@ -281,21 +287,25 @@ class SanityGuard:
                 self._shut_off("a row scored alone gave another score than in its batch")
             if verdict.is_constant:
                 self._on_constant()
+            scores = verdict.scores.astype(np.float64)
+            if not verdict.n_bad:
+                self.insane_rows.observe(rows.n_rows, _NO_ROWS, _NO_ROWS)
+                served_by = np.full(rows.n_rows, _CHAMPION)
+                return Answer(scores, served_by, verdict.reasons, is_whole=True)
             is_call_bad = verdict.n_bad == rows.n_rows and bool(
                 np.isin(verdict.reasons, (Reason.OUTPUT_SHAPE, Reason.OUTPUT_NOT_OF_ROW)).all()
             )
-            scores = verdict.scores.astype(np.float64)
             served_by = np.where(verdict.reasons == Reason.OK, _CHAMPION, _NONE)
             answer = Answer(scores, served_by, verdict.reasons, is_call_bad)
             if not is_call_bad:
-                self._count_insane(rows, answer, verdict.n_bad)
+                self._count_insane(rows, answer)
             return answer
 
         return predict
 
-    def _count_insane(self, rows: Rows, answer: Answer, n_bad: int) -> None:
+    def _count_insane(self, rows: Rows, answer: Answer) -> None:
         """Apply the rule at the row where it is passed: how rows were batched must not matter."""
-        bad = np.flatnonzero(answer.reasons != Reason.OK) if n_bad else np.zeros(0, dtype=np.int64)
+        bad = np.flatnonzero(answer.reasons != Reason.OK)
         last = self.insane_rows.observe(rows.n_rows, bad, rows.entities[bad])
         if last is None:
             return

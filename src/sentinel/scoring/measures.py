@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
-
 from sentinel.contract.decoder import Decoded
-from sentinel.features.matrix import DEFAULTED, STALE
+from sentinel.monitoring.metrics import Counter as Series
 from sentinel.monitoring.metrics import Metrics
 from sentinel.monitoring.stages import StageTimer
 from sentinel.scoring.breaker import State
 from sentinel.scoring.decision import DecisionBatch, Outcome, Reason, ServedBy, code_names
 from sentinel.scoring.status import ScorerStatus
+from sentinel.scoring.tally import Tally
 
 _OUTCOMES = code_names(Outcome)
 _SERVED_BY = code_names(ServedBy)
 _REASONS = code_names(Reason)
 _STATES = tuple(str(state) for state in State)
 _CANARY = "canary"
+_NOT_FINITE = (
+    ("feature", int(Reason.FEATURE_NOT_FINITE)),
+    ("output", int(Reason.OUTPUT_NOT_FINITE)),
+)
 
 
 class Measures:
@@ -42,6 +45,8 @@ class Measures:
         self._status = status
         self._total_s = 0.0
         self._sources: set[str] = set()
+        self._counters: dict[tuple[str, ...], Series] = {}
+        self._latency = metrics.durations("inference_latency_seconds")
         # What the counters stood at, less what this scorer had counted by then.
         self._before = dict.fromkeys((*_STATES, _CANARY), 0.0)
 
@@ -62,23 +67,21 @@ class Measures:
         self._metrics.forget(self._show)
         self._show()
 
-    def batch(self, decoded: Decoded, decisions: DecisionBatch) -> None:
+    def batch(self, decoded: Decoded, decisions: DecisionBatch, tally: Tally) -> None:
         """Count one batch."""
-        metrics, raw = self._metrics, decoded.events.raw
-        metrics.add("sentinel_events_read_total", raw.n_events, source=raw.source)
-        for code, n in Counter(refusal.code for refusal in decoded.refusals).items():
-            metrics.add("sentinel_events_refused_total", n, code=code)
+        raw = decoded.events.raw
         self._sources.add(raw.source)
-        is_decided = decisions.is_decided
-        n_decided = int(np.count_nonzero(is_decided))
-        metrics.add("sentinel_events_duplicate_total", decisions.n_rows - n_decided)
-        metrics.add("sentinel_late_events_total", int(np.count_nonzero(decisions.is_late)))
-        self._count_codes(decisions)
-        for status, name in ((DEFAULTED, "defaulted"), (STALE, "stale")):
-            n_values = int(np.count_nonzero(decisions.feature_status == status))
-            metrics.add("sentinel_feature_values_total", n_values, status=name)
+        self._add("sentinel_events_read_total", raw.n_events, source=raw.source)
+        if decoded.refusals:
+            for code, n in Counter(refusal.code for refusal in decoded.refusals).items():
+                self._metrics.add("sentinel_events_refused_total", n, code=code)
+        self._add("sentinel_events_duplicate_total", decisions.n_rows - tally.n_decided)
+        self._add("sentinel_late_events_total", tally.n_late)
+        self._count_codes(tally)
+        self._add("sentinel_feature_values_total", tally.n_defaulted, status="defaulted")
+        self._add("sentinel_feature_values_total", tally.n_stale, status="stale")
         total_s = self._timer_s()
-        metrics.observe("inference_latency_seconds", total_s - self._total_s, n=n_decided)
+        self._latency.observe(total_s - self._total_s, n=tally.n_decided)
         self._total_s = total_s
 
     def feedback(self, decoded: Decoded) -> None:
@@ -92,27 +95,29 @@ class Measures:
     def _timer_s(self) -> float:
         return sum(histogram.total_s for histogram in self._timer.histograms.values())
 
-    def _count_codes(self, decisions: DecisionBatch) -> None:
-        is_decided = decisions.is_decided
-        pairs = decisions.outcome[is_decided] * len(ServedBy) + decisions.served_by[is_decided]
-        for pair, n in enumerate(np.bincount(pairs).tolist()):
+    def _count_codes(self, tally: Tally) -> None:
+        for pair, n in enumerate(tally.pairs):
             if n:
-                outcome, served_by = divmod(pair, len(ServedBy))
-                self._metrics.add(
+                outcome, served_by = divmod(pair, len(_SERVED_BY))
+                self._add(
                     "sentinel_decisions_total",
                     n,
                     outcome=_OUTCOMES[outcome],
                     served_by=_SERVED_BY[served_by],
                 )
-        reasons = np.bincount(decisions.reason[is_decided], minlength=len(Reason))
-        for reason, n in enumerate(reasons.tolist()):
+        for reason, n in enumerate(tally.reasons):
             if n:
-                self._metrics.add("sentinel_decision_reasons_total", n, reason=_REASONS[reason])
-        for where, code in (
-            ("feature", Reason.FEATURE_NOT_FINITE),
-            ("output", Reason.OUTPUT_NOT_FINITE),
-        ):
-            self._metrics.add("sentinel_not_finite_total", int(reasons[code]), where=where)
+                self._add("sentinel_decision_reasons_total", n, reason=_REASONS[reason])
+        for where, code in _NOT_FINITE:
+            self._add("sentinel_not_finite_total", tally.reasons[code], where=where)
+
+    def _add(self, name: str, n: int, **labels: str) -> None:
+        """Add to a series; which one it is, is looked up once."""
+        place = (name, *labels.values())
+        counter = self._counters.get(place)
+        if counter is None:
+            counter = self._counters[place] = self._metrics.counter(name, **labels)
+        counter.add(n)
 
     def _show(self) -> None:
         """Set the gauges."""
