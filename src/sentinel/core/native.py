@@ -41,7 +41,6 @@ NATIVE_MODULES = (
     "data/json_lines.py",
     "data/simulator/genuine.py",
     "monitoring/log_block.py",
-    "monitoring/log_block.py",
     "monitoring/log_records.py",
     "monitoring/sketch.py",
     "scoring/encoding.py",
