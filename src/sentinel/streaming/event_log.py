@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sentinel.contract import RawBatch
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
 
@@ -165,4 +166,15 @@ def behind(topic: str, partition: int, position: int, ends: Ends) -> SentinelErr
         expected=f"a partition that reaches position {position}",
         got=f"one that ends at {ends.high}",
         hint="Another cluster or a topic made anew: name another --store.",
+    )
+
+
+def topic_missing(topic: str, got: object) -> SentinelError:
+    """Say that there is no such topic."""
+    return SentinelError(
+        ErrorCode.STREAM_TOPIC_MISSING,
+        at=topic,
+        expected=f"a topic with 1 to {limits.STREAM_PARTITIONS_MAX} partitions",
+        got=got,
+        hint="Create it first: the worker makes no topics.",
     )

@@ -15,9 +15,12 @@ import confluent_kafka as kafka
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.streaming.event_log import Ends, Member, Read
+from sentinel.streaming.event_log import Ends, Member, Read, topic_missing
 from sentinel.streaming.kafka_batches import read_messages
 from sentinel.streaming.kafka_settings import KafkaSettings
+
+# The client's own code for a call that its state does not allow (rdkafka.h).
+_STATE = -172
 
 
 class KafkaLog:
@@ -93,8 +96,19 @@ class KafkaLog:
         self._client.incremental_unassign(self._places(partitions))
 
     def seek(self, partition: int, position: int) -> None:
-        """Go on elsewhere in a partition."""
-        self._client.seek(kafka.TopicPartition(self.topic, partition, position))
+        """Go on elsewhere in a partition.
+
+        One that the client has stopped, since the broker does not hold its position, cannot be
+        sought in: it is taken anew.
+        """
+        where = kafka.TopicPartition(self.topic, partition, position)
+        try:
+            self._client.seek(where)
+        except kafka.KafkaException as error:
+            if error.args[0].code() != _STATE:
+                raise _unreachable(f"{self.topic}/{partition}", error) from error
+            self._client.incremental_unassign([where])
+            self._client.incremental_assign([where])
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Give nothing of these until they are resumed."""
@@ -192,17 +206,6 @@ def n_partitions_of(client: kafka.Consumer, topic: str) -> int:
     if found.error is not None or not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX:
         raise topic_missing(topic, found.error.name() if found.error is not None else n_partitions)
     return n_partitions
-
-
-def topic_missing(topic: str, got: object) -> SentinelError:
-    """Say that there is no such topic."""
-    return SentinelError(
-        ErrorCode.STREAM_TOPIC_MISSING,
-        at=topic,
-        expected=f"a topic with 1 to {limits.STREAM_PARTITIONS_MAX} partitions",
-        got=got,
-        hint="Create it first: the worker makes no topics.",
-    )
 
 
 def _unreachable(at: str, error: kafka.KafkaException) -> SentinelError:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 import confluent_kafka as kafka
-import msgspec
-import numpy as np
 
 from sentinel.contract import Refusal
-from sentinel.contract.quarantine import QuarantineRecord
 from sentinel.core.clock import Clock, SystemClock
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring import DecisionBatch
 from sentinel.streaming.kafka_batches import QUEUE_FULL
 from sentinel.streaming.kafka_settings import KafkaSettings
+from sentinel.streaming.sink_records import decision_records, quarantine_record
 
 _FULL_WAIT_S = 0.05
 
@@ -67,11 +64,8 @@ class KafkaSink:
             return
         now_ms = self._clock.now_ms()
         records: list[dict[str, object]] = [
-            {
-                "value": msgspec.json.encode(_record_of(refusal, now_ms)),
-                "key": f"{refusal.source}/{refusal.partition}/{refusal.position}",
-            }
-            for refusal in refusals
+            {"key": key, "value": value}
+            for key, value in (quarantine_record(refusal, now_ms) for refusal in refusals)
         ]
         self._send(self._quarantine, records, partition=-1)
         self.n_refusals += len(records)
@@ -80,17 +74,11 @@ class KafkaSink:
         """Send decisions, as JSON lines and in the order of the batch; duplicates have none."""
         if not lines:
             return
-        events = decisions.events
-        spans = events.text_spans[events.text_fields.index(event_id)]
-        if not decisions.is_decided.all():
-            spans = spans[np.flatnonzero(decisions.is_decided)]
-        content = events.text_content.tobytes()
-        values = lines.split(b"\n")
+        keys, values = decision_records(decisions, lines, event_id=event_id)
         records: list[dict[str, object]] = [
-            {"value": values[row], "key": content[start:end]}
-            for row, (start, end) in enumerate(spans.tolist())
+            {"value": value, "key": key} for key, value in zip(keys, values, strict=True)
         ]
-        partition = events.raw.partition % self._n_partitions
+        partition = decisions.events.raw.partition % self._n_partitions
         self._send(self._decisions, records, partition=partition)
         self.n_decisions += len(records)
 
@@ -153,21 +141,3 @@ def _again(record: dict[str, object], topic: str) -> dict[str, object]:
             ErrorCode.STREAM_FAILED, at=topic, expected="a record that fits", got=error.name()
         )
     return record
-
-
-def _record_of(refusal: Refusal, now_ms: int) -> QuarantineRecord:
-    try:
-        text, encoded = refusal.content.decode(), None
-    except UnicodeDecodeError:
-        text, encoded = None, base64.b64encode(refusal.content).decode()
-    return QuarantineRecord(
-        at_ms=now_ms,
-        code=refusal.code,
-        source=refusal.source,
-        partition=refusal.partition,
-        position=refusal.position,
-        faults=refusal.faults,
-        n_bytes=refusal.n_bytes,
-        text=text,
-        base64=encoded,
-    )
