@@ -102,7 +102,7 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
         sinks = Sinks(refusals=valves.refusals or quarantine, decisions=decisions, metrics=metrics)
         engine = None
         if plan.store is not None:
-            engine = stack.enter_context(open_store(plan.store, loaded.parts.plan))
+            engine = stack.enter_context(open_store(plan.store, loaded.parts.plan, is_patient=True))
         scorer = loaded.open_scorer(sinks, clock=ReplayClock(), engine=engine)
         stack.callback(scorer.close)
         if loaded.parts.reference is not None:

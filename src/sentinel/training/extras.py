@@ -29,7 +29,7 @@ def require(name: str) -> ModuleType:
     >>> require("sklearn.metrics").__name__
     'sklearn.metrics'
     """
-    # OpenMP's threads spin while they wait for each other, unless told not to before they are loaded:
+    # Threads of OpenMP spin while they wait, unless told not to before the library is loaded:
     # beside other work two spinning threads took sixteen times as long as two that sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

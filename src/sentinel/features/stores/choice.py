@@ -152,7 +152,7 @@ def _invalid(at: str, expected: str, got: str, hint: str) -> SentinelError:
 
 @contextmanager
 def open_store(
-    choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True
+    choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True, is_patient: bool = False
 ) -> Iterator[Engine]:
     """Open a store, and close it at the end; a snapshot is taken only when all went well.
 
@@ -165,6 +165,8 @@ def open_store(
     plan : FeaturePlan
     is_fenced : bool
         Whether positions of raw batches are those of a log that is read again after a crash.
+    is_patient : bool
+        Nobody waits for the answers: a lost Redis is waited for, and defaults are never given.
 
     Raises
     ------
@@ -175,7 +177,7 @@ def open_store(
         yield Engine(plan)
         return
     if choice.kind is StoreKind.REDIS:
-        redis = open_redis(choice, plan, is_fenced=is_fenced)
+        redis = open_redis(choice, plan, is_fenced=is_fenced, is_patient=is_patient)
         try:
             yield redis
         finally:
@@ -193,8 +195,10 @@ def open_store(
         store.close(with_snapshot=is_well)
 
 
-def open_redis(choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True) -> RedisStore:
-    """Open a store in Redis as a scorer needs it; the caller closes it.
+def open_redis(
+    choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True, is_patient: bool = False
+) -> RedisStore:
+    """Open a store in Redis as a scorer needs it; as :func:`open_store`, the caller closes it.
 
     Raises
     ------
@@ -206,7 +210,8 @@ def open_redis(choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True
     settings = RedisSettings(
         url=choice.url,
         name=choice.name or plan.features.name,
-        on_loss=OnLoss.DEFAULTS,
+        on_loss=OnLoss.HOLD if is_patient else OnLoss.DEFAULTS,
+        deadline_ms=limits.STORE_OPEN_MS if is_patient else limits.STORE_DEADLINE_MS,
         is_fenced=is_fenced,
         wait_s=limits.STORE_WAIT_S_MAX if is_fenced else 0.0,
     )
