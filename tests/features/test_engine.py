@@ -44,6 +44,7 @@ from sentinel.features import (
     compile_plan,
 )
 from sentinel.features import index as index_module
+from sentinel.features.engine import OnFull
 
 PLAN = compile_plan(every_kind())
 SCHEMA = Payment.schema
@@ -391,7 +392,7 @@ def test_state_grows_with_its_entities_and_keeps_every_value() -> None:
 
 def test_too_many_entities_are_refused_before_anything_is_applied() -> None:
     """At the limit the whole batch is refused; known entities still go through."""
-    engine = Engine(PLAN, n_entities_max=10)
+    engine = Engine(PLAN, n_entities_max=10, on_full=OnFull.REFUSE)
     values = np.concatenate([one_event(START_MS)] * 8, axis=1)
     values[0], values[2] = np.arange(1, 9), np.arange(8)
     engine.advance(batch_of(SCHEMA, values))

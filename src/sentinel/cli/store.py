@@ -126,6 +126,7 @@ def _facts(snapshot: SnapshotReport) -> dict[str, object]:
     return {
         "feature set": snapshot.identity[:12],
         "entities": snapshot.n_entities,
+        "rows": snapshot.n_rows,
         "bytes an entity": f"{snapshot.bytes_per_entity:,.0f}",
         "events": snapshot.n_events,
         "latest event": f"{latest:%Y-%m-%d %H:%M:%S} UTC" if snapshot.n_events else "none",

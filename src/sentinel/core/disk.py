@@ -7,10 +7,13 @@ write, fails the n-th call, and stops at any of them.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
+from sentinel.core.crash_points import is_watched, passing
 from sentinel.core.files import sync_folder
 
 
@@ -62,6 +65,7 @@ class _SystemFile:
     """A real file, unbuffered: what is written is in the kernel's hands at once."""
 
     def __init__(self, path: Path, flags: int) -> None:
+        self._path = path
         self._handle = os.open(
             path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600
         )
@@ -69,18 +73,29 @@ class _SystemFile:
     def write(self, content: bytes | memoryview) -> None:
         """Append all of the bytes."""
         view = memoryview(content)
+        if is_watched():
+            passing("write", self._path, "before")
+            half = view[: len(view) // 2]
+            while half:
+                written = os.write(self._handle, half)
+                half, view = half[written:], view[written:]
+            passing("write", self._path, "half")
         while view:
             view = view[os.write(self._handle, view) :]
+        passing("write", self._path, "after")
 
     def sync(self) -> None:
         """Sync content and size."""
+        passing("sync", self._path, "before")
         os.fdatasync(self._handle)
+        passing("sync", self._path, "after")
 
     def close(self) -> None:
         """Release the file."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+            passing("close", self._path, "after")
 
 
 class SystemDisk:
@@ -88,7 +103,10 @@ class SystemDisk:
 
     def create(self, path: Path) -> DiskFile:
         """Open a new file for appending."""
-        return _SystemFile(path, os.O_CREAT | os.O_EXCL)
+        passing("create", path, "before")
+        file = _SystemFile(path, os.O_CREAT | os.O_EXCL)
+        passing("create", path, "after")
+        return file
 
     def append(self, path: Path) -> DiskFile:
         """Open an existing file for appending."""
@@ -96,26 +114,39 @@ class SystemDisk:
 
     def read(self, path: Path) -> bytes:
         """Read a regular file whole."""
+        passing("read", path, "before")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
         with os.fdopen(handle, "rb") as file:
-            return file.read()
+            content = file.read()
+        passing("read", path, "after")
+        return content
 
     def truncate(self, path: Path, n_bytes: int) -> None:
         """Cut a file and sync it."""
         handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            passing("truncate", path, "before")
             os.ftruncate(handle, n_bytes)
+            passing("truncate", path, "half")
             os.fsync(handle)
+            passing("truncate", path, "after")
         finally:
             os.close(handle)
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename over the target."""
+        passing("replace", source, "before")
         source.replace(target)
+        passing("replace", source, "after")
 
     def remove(self, path: Path) -> None:
         """Remove a file."""
+        passing("remove", path, "before")
         path.unlink(missing_ok=True)
+        passing("remove", path, "after")
 
     def names(self, folder: Path) -> list[str]:
         """List the names in a folder."""

@@ -7,6 +7,7 @@ import stat
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from sentinel.core.crash_points import passing
 from sentinel.core.errors import ErrorCode, SentinelError
 
 
@@ -25,12 +26,16 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
+            passing("write", path, "before")
             file.write(content)
             file.flush()
+            passing("write", path, "after")
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
+            passing("sync", path, "after")
         Path(temporary).replace(path)
         temporary = None
+        passing("replace", path, "after")
         sync_folder(path.parent)
     except OSError as error:
         raise SentinelError(
@@ -48,7 +53,9 @@ def sync_folder(folder: Path) -> None:
     """Make renames and new names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        passing("sync", folder, "before")
         os.fsync(handle)
+        passing("sync", folder, "after")
     finally:
         os.close(handle)
 

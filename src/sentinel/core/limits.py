@@ -396,6 +396,34 @@ TENANTS_MAX = 1_024
 SERVICE_TIME_S_MAX = 5.0
 # Decisions remembered for repeated events and questions: 300 bytes each.
 DECISIONS_REMEMBERED_MAX = 100_000
+# Rows that wait to be explained: a second of the explainer's work; more are skipped and counted.
+EXPLANATION_QUEUE_ROWS_MAX = 4_096
+# Rows explained together, and how long the first waits for company: fewer wake-ups of the server.
+EXPLANATION_BATCH_ROWS_MAX = 256
+EXPLANATION_LINGER_S = 0.02
+# Explanations kept for questions: 4 kB each.
+EXPLANATIONS_REMEMBERED_MAX = 10_000
+# How long the explainer may take for a batch, and for its start with the first one.
+EXPLAINER_ANSWER_S_MAX = 10.0
+EXPLAINER_START_S_MAX = 120.0
+# How long the end of the server waits for what the explainer is doing.
+EXPLAINER_END_S_MAX = 2.0
+# Pause after a failure of the explainer, doubled to the second bound.
+EXPLAINER_PAUSE_S = 0.5
+EXPLAINER_PAUSE_S_MAX = 30.0
+# Tries of one batch: the second one after a fresh start; a row that kills twice has none.
+EXPLAINER_TRIES_MAX = 2
+# One message between server and explainer: a batch of 256 rows of 256 features is 2 MB.
+EXPLAINER_MESSAGE_BYTES_MAX = 64 << 20
+# Releases that an explainer holds open: the one in service, the one before, one that is staged.
+EXPLAINER_RELEASES_MAX = 3
+# How far below the server the explainer's priority is.
+EXPLAINER_NICE = 10
+# One file of kept explanations.
+EXPLANATION_SEGMENT_BYTES_MAX = 64 << 20
+# A file that somebody else may have damaged: one explanation is 4 kB at 30 features.
+EXPLANATION_LINE_BYTES_MAX = 1 << 20
+
 # How often the canary goes through the door, and how long it may take.
 DOOR_CANARY_S = 5.0
 DOOR_CANARY_WAIT_S = 2.0

@@ -34,7 +34,9 @@ NATIVE_MODULES = (
     "features/aggregates.py",
     "features/index.py",
     "features/kernel.py",
+    "features/living.py",
     "features/reading.py",
+    "features/replay_slots.py",
     "features/rows.py",
     "features/stores/redis_rows.py",
     "features/tiles.py",
@@ -48,6 +50,7 @@ NATIVE_MODULES = (
     "scoring/guards.py",
     "scoring/sanity.py",
     "scoring/tally.py",
+    "serving/recent_rows.py",
 )
 
 

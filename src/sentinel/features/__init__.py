@@ -24,7 +24,7 @@ from sentinel.features.definitions import (
     Value,
     Velocity,
 )
-from sentinel.features.engine import Engine, EngineCounts, known_at
+from sentinel.features.engine import Engine, EngineCounts, EntityLimits, OnFull, known_at
 from sentinel.features.feature_set import FeatureSet
 from sentinel.features.matrix import DEFAULTED, PRESENT, STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan, compile_plan
@@ -45,6 +45,7 @@ __all__ = [
     "Engine",
     "EngineCounts",
     "Entity",
+    "EntityLimits",
     "Feature",
     "FeatureMatrix",
     "FeaturePlan",
@@ -57,6 +58,7 @@ __all__ = [
     "Maximum",
     "Mean",
     "Minimum",
+    "OnFull",
     "Ratio",
     "Replayed",
     "StandardDeviation",

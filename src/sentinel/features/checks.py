@@ -28,7 +28,7 @@ from sentinel.features.definitions import (
     Velocity,
     WindowFeature,
 )
-from sentinel.features.durations import parse_ms
+from sentinel.features.durations import parse_ms, write_ms
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 NUMBERS = frozenset({FieldKind.INTEGER, FieldKind.DECIMAL, FieldKind.FLOAT, FieldKind.BOOLEAN})
@@ -341,3 +341,30 @@ def check_entities(features: tuple[Feature, ...]) -> tuple[Entity, ...]:
     if len(found) > most:
         raise invalid("features", f"at most {most} entities", len(found))
     return tuple(found.values())
+
+
+def horizon_ms(entity: Entity, features: tuple[Feature, ...]) -> int:
+    """Say how long an entity may be idle before it is forgotten, in ms; 0: it never is.
+
+    Raises
+    ------
+    SentinelError
+        ``feature-invalid`` where it would be forgotten before its longest window has passed.
+    """
+    own = [f for f in features if isinstance(f, EntityFeature) and f.by.name == entity.name]
+    lengths = [getattr(f, "over", None) for f in own]
+    longest = max((parse_ms(text, at="over") for text in lengths if text is not None), default=0)
+    if entity.forget_after is not None:
+        declared = parse_ms(entity.forget_after, at=f"entity {entity.name}.forget_after")
+        if declared < longest:
+            raise invalid(
+                f"entity {entity.name}.forget_after",
+                f"at least its longest window, {write_ms(longest)}",
+                entity.forget_after,
+            )
+        return declared
+    keeps_windows_only = all(
+        text is not None and feature.stale_after is None
+        for text, feature in zip(lengths, own, strict=True)
+    )
+    return 2 * longest if keeps_windows_only else 0

@@ -28,11 +28,16 @@ class Entity:
         The field of the event contract that names it; null means no such entity.
     feedback_key : Field, optional
         The field of the feedback contract that names it; by default the one of the same name.
+    forget_after : str, optional
+        How long it may be idle, as ``"90d"``, before it is forgotten: read as one that was never
+        seen. At least its longest window. By default twice the longest window where only windows
+        are kept of it, else never: then state grows with every new key.
     """
 
     name: str
     key: Field
     feedback_key: Field | None = None
+    forget_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ give the same vectors and the same state, to the last bit.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,23 +18,32 @@ from sentinel.contract import ContractSchema, EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import kernel
-from sentinel.features.index import count_unknown, mark_repeated, rehash, rehash_ids
+from sentinel.features.index import mark_repeated, rehash, rehash_ids
 from sentinel.features.layout import (
     E_FEEDBACK_KEY,
     E_KEY,
     F_DEFAULT,
     R_ARENA,
+    R_CROWDED_OUT,
     R_DUPLICATES,
     R_ENTITIES,
     R_EVENTS,
     R_FEEDBACK,
     R_FEEDBACK_LATE,
     R_FEEDBACKS,
+    R_FORGOTTEN,
     R_LATE,
+    R_LIVING,
+    R_LIVING_MAX,
     R_NOW,
+    R_ONCE_MAX,
     R_RESOLVED,
     R_ROW,
     R_SKIPPED,
+    R_TURNED_AWAY,
+    R_TYPES,
+    T_COUNT,
+    T_FLOOR,
     Feed,
     State,
     Vectors,
@@ -42,7 +52,7 @@ from sentinel.features.layout import (
 from sentinel.features.matrix import DEFAULTED, FeatureMatrix
 from sentinel.features.pending import Pending
 from sentinel.features.plan import FeaturePlan
-from sentinel.features.rows import canonical_rows
+from sentinel.features.rows import canonical_rows, count_new
 
 Array = npt.NDArray[np.generic]
 Int64Array = npt.NDArray[np.int64]
@@ -50,6 +60,34 @@ Int64Array = npt.NDArray[np.int64]
 _INDEX_PLACES_FIRST = 1 << 12
 _ID_PLACES_FIRST = 1 << 12
 _ARENA_WORDS_FIRST = 1 << 16
+_FORGOTTEN_NOTED_MAX = 1 << 12
+_NO_LIMIT = (1 << 63) - 1
+
+
+class OnFull(enum.StrEnum):
+    """What happens to a new entity when there are as many as may be.
+
+    ``DEFAULTS``: those seen once, longest ago, make room; where there are none, its features are
+    the declared defaults, and it is counted. Known entities are never touched, events go on.
+    ``REFUSE``: the whole batch is refused.
+    """
+
+    DEFAULTS = "defaults"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityLimits:
+    """How many entities may live, and what happens to a new one when there are so many."""
+
+    n_max: int = limits.ENTITIES_MAX
+    on_full: OnFull = OnFull.DEFAULTS
+
+    def words(self) -> tuple[int, int]:
+        """Return the limits of the kernel: all living entities; of them, those seen once."""
+        if self.on_full is OnFull.REFUSE:
+            return _NO_LIMIT, _NO_LIMIT
+        return self.n_max, max(1, int(self.n_max * limits.ENTITIES_ONCE_SHARE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +106,12 @@ class EngineCounts:
         The same of feedback that became known.
     values_skipped : int
         Values that were not finite, by partial result; the contract lets none in.
+    entities_forgotten : int
+        Idle for longer than their horizon.
+    entities_crowded_out : int
+        Forgotten before that, to make room: they had been seen in one event only.
+    entities_turned_away : int
+        Times that a new entity found no room and was read as absent.
     """
 
     events: int
@@ -77,6 +121,9 @@ class EngineCounts:
     feedback_duplicates: int
     late_feedback: int
     values_skipped: int
+    entities_forgotten: int = 0
+    entities_crowded_out: int = 0
+    entities_turned_away: int = 0
 
 
 class Engine:
@@ -86,7 +133,9 @@ class Engine:
     ----------
     plan : FeaturePlan
     n_entities_max : int
-        Entities of all types together; a batch that would pass it is refused whole.
+        Living entities of all types together.
+    on_full : OnFull
+        What happens to a new one when there are so many.
     n_dedupe_min : int
         Distinct event ids that are always remembered (at most twice as many are).
 
@@ -112,9 +161,10 @@ class Engine:
         *,
         n_entities_max: int = limits.ENTITIES_MAX,
         n_dedupe_min: int = limits.DEDUPE_EVENTS_MIN,
+        on_full: OnFull = OnFull.DEFAULTS,
     ) -> None:
         self.plan = plan
-        self.n_entities_max = n_entities_max
+        self.limits = EntityLimits(n_max=n_entities_max, on_full=on_full)
         arena = np.zeros(max(_ARENA_WORDS_FIRST, 2 * len(plan.head)), dtype=np.int64)
         arena[: len(plan.head)] = plan.head
         self._state = State(
@@ -128,7 +178,9 @@ class Engine:
             blocks=np.empty(len(plan.tables.windows), dtype=np.int64),
             vector=np.empty(len(plan.names), dtype=np.float64),
             status=np.empty(len(plan.names), dtype=np.int64),
+            forgotten=np.zeros(1 + _FORGOTTEN_NOTED_MAX, dtype=np.int64),
         )
+        self._state.registers[[R_LIVING_MAX, R_ONCE_MAX]] = self.limits.words()
         self._feedback_ids = np.zeros((2, _ID_PLACES_FIRST), dtype=np.int64)
         self._feedback_window = np.array([0, 0, n_dedupe_min], dtype=np.int64)
         self._n_feedback_duplicates = 0
@@ -151,7 +203,8 @@ class Engine:
         Raises
         ------
         SentinelError
-            ``feature-batch-mismatch``; ``entities-too-many``, and then nothing was applied.
+            ``feature-batch-mismatch``; ``entities-too-many`` where a full state refuses, and
+            then nothing was applied.
         """
         schema = self.plan.features.events
         feed = _feed(events, schema)
@@ -216,7 +269,12 @@ class Engine:
 
     @property
     def n_entities(self) -> int:
-        """Entities that state is kept for, of all types together."""
+        """Living entities, of all types together."""
+        return int(self._state.registers[R_LIVING])
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in memory: those of forgotten entities that are not yet freed, too."""
         return int(self._state.registers[R_ENTITIES])
 
     @property
@@ -247,6 +305,9 @@ class Engine:
             feedback_duplicates=self._n_feedback_duplicates,
             late_feedback=int(registers[R_FEEDBACK_LATE]),
             values_skipped=int(registers[R_SKIPPED]),
+            entities_forgotten=int(registers[R_FORGOTTEN]),
+            entities_crowded_out=int(registers[R_CROWDED_OUT]),
+            entities_turned_away=int(registers[R_TURNED_AWAY]),
         )
 
     def state_digest(self) -> str:
@@ -257,6 +318,7 @@ class Engine:
         """
         digest = hashlib.sha256(self.plan.identity.encode())
         digest.update(self._state.registers[R_NOW : R_NOW + 1].tobytes())
+        digest.update(self._state.registers[R_TYPES:].reshape(-1, T_COUNT)[:, T_FLOOR].tobytes())
         for entity in range(len(self.plan.tables.entities)):
             rows = canonical_rows(self.plan.tables, self._state, entity)
             digest.update(rows.tobytes())
@@ -318,6 +380,7 @@ class Engine:
             ids=_own(arrays["ids"]),
             registers=_own(arrays["registers"]),
         )
+        self._work.forgotten[0] = 0
         self._feedback_ids = _own(arrays["feedback_ids"])
         self._feedback_window = _own(arrays["feedback_window"])
         self._n_feedback_duplicates = values["n_feedback_duplicates"]
@@ -344,10 +407,12 @@ class Engine:
 
     def _check_entities(self, events: Feed) -> None:
         """Refuse a batch that could need more entities than the limit; nothing is changed."""
+        if self.limits.on_full is not OnFull.REFUSE:
+            return
         entities = self.plan.tables.entities
         due = self._pending.n_due(max(int(events.times.max(initial=-1)), self.now_ms or 0))
         n_most = self.n_entities + (len(events.times) + due) * len(entities)
-        if n_most <= self.n_entities_max:
+        if n_most <= self.limits.n_max:
             return
         n_all = self.n_entities
         for entity, row in enumerate(entities):
@@ -356,12 +421,12 @@ class Engine:
                 feed = self._pending.feed
                 parts.append(feed.values[column, :due][feed.present[column, :due]])
             keys = np.unique(np.concatenate(parts))
-            n_all += count_unknown(self._state.places, entity, keys)
-        if n_all > self.n_entities_max:
+            n_all += count_new(self.plan.tables, self._state, entity, keys)
+        if n_all > self.limits.n_max:
             raise SentinelError(
                 ErrorCode.ENTITIES_TOO_MANY,
                 at="feature state",
-                expected=f"at most {self.n_entities_max} entities",
+                expected=f"at most {self.limits.n_max} entities",
                 got=n_all,
                 hint="Raise n_entities_max, or leave out an entity that has too many names.",
             )

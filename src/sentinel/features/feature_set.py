@@ -17,6 +17,7 @@ from sentinel.features.checks import (
     check_entities,
     check_name,
     check_operands,
+    horizon_ms,
     invalid,
     order_of,
 )
@@ -31,8 +32,12 @@ from sentinel.features.definitions import (
 from sentinel.features.durations import parse_ms
 
 FORMAT = "sentinel-features-1"
-# Raised whenever the kernel gives another value for the same definition and events.
-MEANING = 1
+# Raised whenever the kernel gives another value for the same definition and events. A set that was
+# written down under an earlier meaning keeps it, for ever.
+#   1  entities are never forgotten
+#   2  entities of which only windows are kept are forgotten when they were idle for too long
+MEANING = 2
+MEANINGS = (2, 1)
 
 
 @dataclass(frozen=True, init=False)
@@ -50,6 +55,8 @@ class FeatureSet:
     labels : sequence of Field
         Fields of the event contract that are known only later. Such a field may not be read. So
         are, without being named, boolean and category fields that the feedback contract has too.
+    meaning : int
+        What the kernel of the day gave for it: 2 today; :meth:`from_data` reads earlier ones.
 
     Raises
     ------
@@ -80,6 +87,7 @@ class FeatureSet:
     feedback: ContractSchema | None
     features: tuple[Feature, ...]
     labels: tuple[str, ...]
+    meaning: int
 
     def __init__(
         self,
@@ -90,6 +98,7 @@ class FeatureSet:
         features: Iterable[Feature],
         feedback: type[Contract] | ContractSchema | None = None,
         labels: Sequence[Field] = (),
+        meaning: int = MEANING,
     ) -> None:
         set_ = object.__setattr__
         set_(self, "name", name)
@@ -98,6 +107,7 @@ class FeatureSet:
         set_(self, "feedback", None if feedback is None else _schema(feedback, "feedback"))
         set_(self, "features", tuple(features))
         set_(self, "labels", tuple(sorted({field.name for field in labels})))
+        set_(self, "meaning", meaning)
         self._check(labels)
 
     def _check(self, labels: Sequence[Field]) -> None:
@@ -123,6 +133,9 @@ class FeatureSet:
         order_of(self.features)
         check_operands(self.features)
         check_entities(self.features)
+        for name, horizon in self.horizons_ms.items():
+            if self.meaning < 2 and horizon:
+                raise invalid(f"entity {name}", "no horizon in meaning 1", horizon)
 
     def reader(self) -> Reader:
         """Return what resolves the fields of features."""
@@ -146,6 +159,13 @@ class FeatureSet:
         return check_entities(self.features)
 
     @property
+    def horizons_ms(self) -> dict[str, int]:
+        """How long each entity may be idle before it is forgotten; 0: it never is."""
+        chosen = [e for e in self.entities if self.meaning > 1 or e.forget_after is not None]
+        found = {entity.name: 0 for entity in self.entities}
+        return found | {entity.name: horizon_ms(entity, self.features) for entity in chosen}
+
+    @property
     def unfitted(self) -> tuple[CategoryEncoding, ...]:
         """Encodings that have no numbers yet."""
         return tuple(
@@ -163,16 +183,18 @@ class FeatureSet:
         of time, change nothing.
         """
         reader = self.reader()
+        horizons = self.horizons_ms
         entities = {
             entity.name: [
                 entity.key.name,
                 key.name if (key := reader.feedback_key(entity)) is not None else None,
+                *([str(horizons[entity.name])] if entity.forget_after is not None else []),
             ]
             for entity in self.entities
         }
         return sha256_of(
             {
-                "meaning": MEANING,
+                "meaning": self.meaning,
                 "events": self.events.schema_hash,
                 "feedback": self.feedback.schema_hash if self.feedback else None,
                 "features": [_identity_data(feature, entities) for feature in self.features],
@@ -188,6 +210,7 @@ class FeatureSet:
             feedback=self.feedback,
             features=features,
             labels=[self.events.field(name) for name in self.labels],
+            meaning=self.meaning,
         )
 
     def to_data(self) -> dict[str, object]:
@@ -206,6 +229,7 @@ class FeatureSet:
                     "name": entity.name,
                     "key": entity.key.name,
                     "feedback_key": key.name if (key := reader.feedback_key(entity)) else None,
+                    **({"forget_after": text} if (text := entity.forget_after) else {}),
                 }
                 for entity in self.entities
             ],
@@ -236,17 +260,19 @@ class FeatureSet:
         entities = {item.name: _entity_from(item, events, feedback) for item in read.entities}
         if len(entities) != len(read.entities):
             raise invalid("feature set data", "entity names that differ", "a repeat")
-        found = cls(
-            read.name,
-            version=read.version,
-            events=events,
-            feedback=feedback,
-            features=[_feature_from(item, by_contract, entities) for item in read.features],
-            labels=[events.field(name) for name in read.labels],
-        )
-        if found.identity != read.identity:
-            raise invalid("feature set data", f"identity {found.identity}", read.identity)
-        return found
+        for meaning in MEANINGS:
+            found = cls(
+                read.name,
+                version=read.version,
+                events=events,
+                feedback=feedback,
+                features=[_feature_from(item, by_contract, entities) for item in read.features],
+                labels=[events.field(name) for name in read.labels],
+                meaning=meaning,
+            )
+            if found.identity == read.identity:
+                return found
+        raise invalid("feature set data", "the identity that follows from the rest", read.identity)
 
 
 def _schema(contract: type[Contract] | ContractSchema, at: str) -> ContractSchema:
@@ -308,6 +334,7 @@ class _EntityData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     key: str
     feedback_key: str | None
+    forget_after: str | None = None
 
 
 class _FeatureData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -352,7 +379,7 @@ def _entity_from(
         if feedback is None:
             raise invalid(f"entity {item.name}", "no feedback_key", item.feedback_key)
         key = feedback.field(item.feedback_key)
-    return Entity(item.name, events.field(item.key), key)
+    return Entity(item.name, events.field(item.key), key, item.forget_after)
 
 
 def _feature_from(

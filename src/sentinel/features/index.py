@@ -72,21 +72,31 @@ def insert(index: Int64Array, entity: int, key: int, row: int) -> None:
     index[at, 1] = row * 16 + entity
 
 
+@native_lean_inline
+def remove(index: Int64Array, entity: int, key: int) -> None:
+    """Take out an entity that is there; those behind it move up, so no mark is left."""
+    last = len(index) - 1
+    hole = place_of(entity, key, len(index))
+    while not (index[hole, 0] == key and index[hole, 1] & 15 == entity):
+        hole = (hole + 1) & last
+    at = (hole + 1) & last
+    while index[at, 1] != 0:
+        home = place_of(index[at, 1] & 15, index[at, 0], len(index))
+        if (at - home) & last >= (at - hole) & last:
+            index[hole, 0] = index[at, 0]
+            index[hole, 1] = index[at, 1]
+            hole = at
+        at = (at + 1) & last
+    index[hole, 0] = 0
+    index[hole, 1] = 0
+
+
 @native
 def rehash(index: Int64Array, larger: Int64Array) -> None:
     """Carry every entity into a larger, empty index."""
     for at in range(len(index)):
         if index[at, 1] != 0:
             insert(larger, index[at, 1] & 15, index[at, 0], index[at, 1] >> 4)
-
-
-@native
-def count_unknown(index: Int64Array, entity: int, keys: Int64Array) -> int:
-    """Count keys without a row."""
-    n = 0
-    for key in keys:
-        n += find(index, entity, key) < 0
-    return n
 
 
 @native_lean_inline

@@ -4,19 +4,20 @@ For each event, in order of arrival:
 
 1. an id that was seen before is marked a duplicate and changes nothing;
 2. feedback known by the running maximum of event time is applied, in order of known-at;
-3. the entities' windows are moved to the event time and the feature vector is read;
-4. then, and only then, the event is applied to the windows of each of its entities.
+3. its entities are seen: what was idle for too long begins anew (:mod:`sentinel.features.living`);
+4. the entities' windows are moved to the event time and the feature vector is read;
+5. then, and only then, the event is applied to the windows of each of its entities.
 
 The kernel is driven by tables, so one compiled function works for every feature set. It never
 allocates: it stops before the first event for which a table might be too small, says which, and
-is called again. Steps 1 and the look-up of rows run ahead by a block of events, so that the
+is called again. Step 1 and the look-up of rows run ahead by a block of events, so that the
 memory accesses of a block overlap; no result depends on where a block or a batch ends.
 
 State (all int64)
 -----------------
 ``arena``: a scratch block and an empty block for each window, then rows, one a (type, key):
-key, type, and the windows of that type (:mod:`sentinel.features.tiles`). One row is one
-contiguous piece. ``index`` and ``ids`` are in :mod:`sentinel.features.index`.
+key, type, when it was seen, and the windows of that type (:mod:`sentinel.features.tiles`). One row
+is one contiguous piece. ``index`` and ``ids`` are in :mod:`sentinel.features.index`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from sentinel.core.native import native_lean, native_lean_inline
 from sentinel.core.prefetch import prefetch
-from sentinel.features.aggregates import INT64_MIN
+from sentinel.features.aggregates import INT64_MAX, INT64_MIN
 from sentinel.features.index import call_id_near, call_near, find, insert, is_repeated
 from sentinel.features.layout import (
     CACHE_LINE_WORDS,
@@ -35,10 +36,12 @@ from sentinel.features.layout import (
     E_FIRST_WINDOW,
     E_FRONT,
     E_KEY,
+    E_SPAN,
     E_WORDS,
     F_DEFAULT,
     F_OPCODE,
     HEADER_WORDS,
+    LIFE_SLICES,
     NEVER,
     R_ARENA,
     R_COUNT,
@@ -49,13 +52,22 @@ from sentinel.features.layout import (
     R_FEEDBACK_LATE,
     R_FEEDBACKS,
     R_GENERATION,
+    R_HAND,
     R_IDS,
     R_IDS_FULL,
     R_LATE,
+    R_LIVING_MAX,
+    R_MADE,
     R_NOW,
+    R_ONCE_MAX,
     R_RESOLVED,
     R_ROW,
     R_SKIPPED,
+    R_TYPES,
+    T_COUNT,
+    T_END,
+    T_FLOOR,
+    T_FREE,
     W_AT,
     W_BLOCK,
     W_EMPTY,
@@ -70,6 +82,14 @@ from sentinel.features.layout import (
     Vectors,
     Work,
 )
+from sentinel.features.living import (
+    admit,
+    free_rows,
+    look_around,
+    see_again,
+    see_first,
+    turn_clocks,
+)
 from sentinel.features.matrix import DEFAULTED
 from sentinel.features.reading import COUNT, RATIO, read_entity, read_event, read_features
 from sentinel.features.tiles import apply_to, copy_block, read_at, tiles_back
@@ -79,6 +99,15 @@ Int64Array = npt.NDArray[np.int64]
 # Events looked up ahead: their rows' first lines stay in the first-level cache.
 BLOCK_EVENTS = 64
 
+# Rows looked at, to free them, for each row that is made: with 3, forgotten ones take at most half
+# as much as living ones. And one every so many events besides.
+LOOKS_A_ROW = 3
+LOOKS_APART = 3
+
+# Where an event's entity has no row.
+NO_KEY = -1
+NO_ROW = -2
+
 DONE = 0
 ARENA_FULL = 1
 INDEX_FULL = 2
@@ -86,18 +115,8 @@ IDS_FULL = 3
 
 
 @native_lean_inline
-def _row_of(tables: Tables, state: State, entity: int, key: int) -> int:
-    """Find the row of an entity, or make an empty one; the caller has made room."""
-    row = find(state.places, entity, key)
-    if row >= 0:
-        return row
-    arena = state.arena
-    row = int(state.registers[R_ARENA])
-    state.registers[R_ARENA] += tables.entities[entity, E_WORDS]
-    state.registers[R_ENTITIES] += 1
-    insert(state.places, entity, key, row)
-    arena[row] = key
-    arena[row + 1] = entity
+def _empty_row(tables: Tables, arena: Int64Array, entity: int, row: int) -> None:
+    """Make the windows of a row those of an entity that was never seen."""
     for w in range(tables.entities[entity, E_FIRST_WINDOW], tables.entities[entity, E_END_WINDOW]):
         window = tables.windows[w]
         at = row + window[W_AT]
@@ -110,6 +129,44 @@ def _row_of(tables: Tables, state: State, entity: int, key: int) -> int:
         at = row + window[W_AT] + window[W_RING]
         for place in range(window[W_TILES]):
             copy_block(arena, at + place * window[W_BLOCK], window[W_EMPTY], window[W_BLOCK])
+
+
+@native_lean_inline
+def _new_row(tables: Tables, state: State, entity: int, key: int) -> int:
+    """Make an empty row, a free one or at the arena's end; the caller has made room."""
+    registers = state.registers
+    free = R_TYPES + entity * T_COUNT + T_FREE
+    row = int(registers[free])
+    if row > 0:
+        registers[free] = state.arena[row]
+    else:
+        row = int(registers[R_ARENA])
+        registers[R_ARENA] += tables.entities[entity, E_WORDS]
+    registers[R_ENTITIES] += 1
+    registers[R_MADE] += 1
+    insert(state.places, entity, key, row)
+    state.arena[row] = key
+    state.arena[row + 1] = entity
+    _empty_row(tables, state.arena, entity, row)
+    return row
+
+
+@native_lean_inline
+def _see(
+    tables: Tables, state: State, entity: int, key: int, row: int, time: int, is_event: bool
+) -> int:
+    """Return the row of an entity that is seen now: its own, or an empty one; -1 for no room."""
+    if row < 0:
+        row = find(state.places, entity, key)
+    if row >= 0 and see_again(tables, state, entity, row, time, is_event):
+        return row
+    if not admit(tables, state.registers, entity):
+        return -1
+    if row >= 0:
+        _empty_row(tables, state.arena, entity, row)
+    else:
+        row = _new_row(tables, state, entity, key)
+    state.arena[row + 2] = see_first(tables, state.registers, entity, time)
     return row
 
 
@@ -149,12 +206,15 @@ def _resolve(
         repeated = is_repeated(state.ids, generation, events.values[tables.columns[0], i])
         out.is_duplicate[i] = repeated
         for entity in range(len(tables.entities)):
-            row = -1
+            row = NO_KEY
             column = tables.entities[entity, E_KEY]
             if not repeated and events.present[column, i]:
-                row = _row_of(tables, state, entity, events.values[column, i])
-                for at in range(0, tables.entities[entity, E_FRONT], CACHE_LINE_WORDS):
-                    prefetch(state.arena, row + at)
+                row = find(state.places, entity, events.values[column, i])
+                if row < 0:
+                    row = NO_ROW
+                else:
+                    for at in range(0, tables.entities[entity, E_FRONT], CACHE_LINE_WORDS):
+                        prefetch(state.arena, row + at)
             out.rows[i, entity] = row
 
 
@@ -181,7 +241,10 @@ def _apply_feedback(tables: Tables, state: State, feedback: Feed, i: int) -> Non
         column = tables.entities[entity, E_FEEDBACK_KEY]
         if column < 0 or not feedback.present[column, i]:
             continue
-        row = _row_of(tables, state, entity, feedback.values[column, i])
+        key = feedback.values[column, i]
+        row = _see(tables, state, entity, key, NO_ROW, time, False)
+        if row < 0:
+            continue
         for w in range(
             tables.entities[entity, E_FIRST_WINDOW], tables.entities[entity, E_END_WINDOW]
         ):
@@ -256,6 +319,16 @@ def _apply(tables: Tables, state: State, events: Feed, out: Vectors, i: int) -> 
 
 
 @native_lean_inline
+def _see_all(tables: Tables, state: State, events: Feed, out: Vectors, i: int) -> None:
+    """Note that the entities of an event were seen; from here on its rows are known."""
+    for entity in range(len(tables.entities)):
+        row = out.rows[i, entity]
+        if row != NO_KEY:
+            key = events.values[tables.entities[entity, E_KEY], i]
+            out.rows[i, entity] = _see(tables, state, entity, key, row, events.times[i], True)
+
+
+@native_lean_inline
 def _leave_out(tables: Tables, out: Vectors, i: int) -> None:
     """Give a duplicate the vector of defaults."""
     for f in range(len(tables.features)):
@@ -285,6 +358,7 @@ def advance_rows(
             short = _room(tables, state, end - i)
             if short != DONE:
                 return short
+            free_rows(tables, state, work)
             _call_near(tables, state, events, i, end)
             _resolve(tables, state, events, out, i, end)
             _call_tiles_near(tables, state, out, i, end)
@@ -294,7 +368,10 @@ def advance_rows(
             _leave_out(tables, out, i)
             registers[R_ROW] += 1
             continue
-        registers[R_NOW] = max(registers[R_NOW], events.times[i])
+        if events.times[i] > registers[R_NOW]:
+            registers[R_NOW] = events.times[i]
+            turn_clocks(tables, registers, events.times[i])
+        n_made = registers[R_MADE]
         while (
             registers[R_FEEDBACK] < n_feedback
             and feedback.times[registers[R_FEEDBACK]] <= registers[R_NOW]
@@ -304,8 +381,12 @@ def advance_rows(
                 return short
             _apply_feedback(tables, state, feedback, registers[R_FEEDBACK])
             registers[R_FEEDBACK] += 1
+        _see_all(tables, state, events, out, i)
         _read(tables, state, events, out, work, i)
         _apply(tables, state, events, out, i)
+        n_rows = LOOKS_A_ROW * (registers[R_MADE] - n_made) + (i & LOOKS_APART == 0)
+        if n_rows > 0:
+            look_around(tables, state, work, n_rows)
         registers[R_ROW] += 1
     return DONE
 
@@ -320,16 +401,28 @@ def read_rows(
     event would; the caller has made room.
     """
     column = tables.entities[entity, E_KEY]
+    span = tables.entities[entity, E_SPAN]
     for i in range(len(events.times)):
         for other in range(len(tables.entities)):
             out.rows[i, other] = -1
-        out.rows[i, entity] = _row_of(tables, state, entity, events.values[column, i])
+        key = events.values[column, i]
+        row = find(state.places, entity, key)
+        if row < 0:
+            row = _new_row(tables, state, entity, key)
+            state.arena[row + 2] = 0
+        elif span != 0 and events.times[i] // span - (state.arena[row + 2] >> 1) > LIFE_SLICES:
+            _empty_row(tables, state.arena, entity, row)
+        out.rows[i, entity] = row
         _read(tables, state, events, out, work, i)
 
 
 def new_registers(n_ids_full: int, n_arena_words: int) -> Int64Array:
     """Return the registers of an engine that has seen nothing."""
     registers = np.zeros(R_COUNT, dtype=np.int64)
+    registers[[R_LIVING_MAX, R_ONCE_MAX]] = INT64_MAX
+    registers[R_HAND] = n_arena_words
+    types = registers[R_TYPES:].reshape(-1, T_COUNT)
+    types[:, [T_END, T_FLOOR]] = NEVER
     registers[R_NOW] = INT64_MIN
     registers[R_IDS_FULL] = n_ids_full
     registers[R_ARENA] = n_arena_words

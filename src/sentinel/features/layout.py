@@ -11,13 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.core import limits
 from sentinel.features.aggregates import INT64_MIN
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-ROW_HEADER_WORDS = 2
+# Key, type (with 16 added: a free row), and when it was seen (:mod:`sentinel.features.living`).
+ROW_HEADER_WORDS = 3
 CACHE_LINE_WORDS = 8
 
 # Columns of the table of entities.
@@ -28,8 +30,9 @@ CACHE_LINE_WORDS = 8
     E_FRONT,  # words of headers and totals, with which a row begins
     E_FIRST_WINDOW,
     E_END_WINDOW,
+    E_SPAN,  # ms of one slice of its life; 0: it is never forgotten
     E_COLUMNS,
-) = range(7)
+) = range(8)
 
 # Registers: the scalars of the state.
 (
@@ -38,7 +41,7 @@ CACHE_LINE_WORDS = 8
     R_FEEDBACK,  # next pending feedback
     R_NOW,  # running maximum of event time
     R_ARENA,  # words in use
-    R_ENTITIES,
+    R_ENTITIES,  # rows in the arena
     R_GENERATION,  # of event ids: current, how many, how many are enough
     R_IDS,
     R_IDS_FULL,
@@ -48,8 +51,32 @@ CACHE_LINE_WORDS = 8
     R_FEEDBACKS,
     R_FEEDBACK_LATE,
     R_SKIPPED,
-    R_COUNT,
-) = range(16)
+    R_TURNED_AWAY,
+    R_FORGOTTEN,
+    R_CROWDED_OUT,
+    R_LIVING,  # entities by rule; R_ENTITIES counts rows that are held, forgotten ones too
+    R_ONCE,  # of them, seen in one event only
+    R_LIVING_MAX,
+    R_ONCE_MAX,
+    R_MADE,  # rows ever made
+    R_HAND,  # next row to be looked at for its life; -1: rows are never freed
+    R_TYPES,  # first word of the entity types
+) = range(25)
+
+# Words of an entity type, behind the registers.
+LIFE_SLICES = 8
+RING_SLICES = 16
+(
+    T_SLICE,  # of running event time
+    T_START,  # of that slice, ms
+    T_END,
+    T_FLOOR,  # entities seen once, and not after this slice, are forgotten
+    T_FREE,  # first free row; 0: none
+    T_ONCE,  # living entities by slice, a ring: seen once, then seen again
+) = range(6)
+T_AGAIN = T_ONCE + RING_SLICES
+T_COUNT = T_AGAIN + RING_SLICES
+R_COUNT = R_TYPES + limits.FEATURE_ENTITIES_MAX * T_COUNT
 
 NEVER = INT64_MIN
 HEADER_WORDS = 3
@@ -149,8 +176,12 @@ class Vectors(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Room for one event: a block for each window, a value and a status for each feature."""
+    """Room for one event: a block for each window, a value and a status for each feature.
+
+    ``forgotten`` is how many rows were found forgotten, and which.
+    """
 
     blocks: Int64Array
     vector: Float64Array
     status: Int64Array
+    forgotten: Int64Array

@@ -50,6 +50,7 @@ from sentinel.features.layout import (
     E_FIRST_WINDOW,
     E_FRONT,
     E_KEY,
+    E_SPAN,
     E_WORDS,
     F_A,
     F_AGE_AT,
@@ -68,6 +69,7 @@ from sentinel.features.layout import (
     F_STALE_MS,
     F_WINDOW,
     HEADER_WORDS,
+    LIFE_SLICES,
     P_AT,
     P_COLUMN,
     P_COLUMN_2,
@@ -192,6 +194,7 @@ class _Compiler:
         self.events: ContractSchema = features.events
         self.feedback: ContractSchema | None = features.feedback
         self.entities = features.entities
+        self.horizons = features.horizons_ms
         # By entity, then by (feed, hop, tiles); dictionaries keep the order of first use.
         self.windows: list[dict[tuple[int, int, int], _Window]] = [{} for _ in self.entities]
         self.codes: list[float] = []
@@ -450,6 +453,8 @@ def _entity_table(compiler: _Compiler) -> Int64Array:
         row[E_FEEDBACK_KEY] = compiler.column(feedback_key)
         row[E_WORDS], row[E_FRONT] = _whole_lines(n_words), n_front
         row[E_FIRST_WINDOW], row[E_END_WINDOW] = first, first + len(of_entity)
+        # Rounded up: what is idle for all slices is older than the horizon.
+        row[E_SPAN] = -(-compiler.horizons[entity.name] // LIFE_SLICES)
         rows.append(row)
         first += len(of_entity)
     return np.array(rows, dtype=np.int64).reshape(-1, E_COLUMNS)

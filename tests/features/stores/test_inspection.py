@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.layout import R_ARENA, R_COUNT, R_ENTITIES, R_EVENTS, R_NOW
+from sentinel.features.layout import R_ARENA, R_COUNT, R_ENTITIES, R_EVENTS, R_LIVING, R_NOW
 from sentinel.features.stores.inspection import look_at_store
 from sentinel.features.stores.snapshot import Snapshot, write_snapshot
 from sentinel.features.stores.write_ahead_log import WriteAheadLog
@@ -22,9 +22,10 @@ def folder_of_state() -> MemoryDisk:
     disk = MemoryDisk()
     disk.make_folder(FOLDER)
     registers = np.zeros(R_COUNT, dtype=np.int64)
-    registers[[R_ARENA, R_ENTITIES, R_EVENTS, R_NOW]] = (100, 4, 9, 1_500_000_000_000)
+    registers[[R_ARENA, R_ENTITIES, R_LIVING]] = (100, 5, 4)
+    registers[[R_EVENTS, R_NOW]] = (9, 1_500_000_000_000)
     values = {"position/2/payments": 10, "n_feedback_duplicates": 0}
-    arrays = {"registers": registers}
+    arrays = {"registers": registers, "places": np.zeros((16, 2), dtype=np.int64)}
     write_snapshot(disk, FOLDER, Snapshot(IDENTITY, 2, 1, values, arrays))
     log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
     for i in range(3):
@@ -36,7 +37,8 @@ def folder_of_state() -> MemoryDisk:
 def test_report_names_entities_bytes_positions_and_records() -> None:
     report = look_at_store(FOLDER, folder_of_state())
     (snapshot,) = report.snapshots
-    assert (snapshot.n_entities, snapshot.n_events, snapshot.bytes_per_entity) == (4, 9, 200.0)
+    assert (snapshot.n_entities, snapshot.n_rows, snapshot.n_events) == (4, 5, 9)
+    assert snapshot.bytes_per_entity == (100 * 8 + 16 * 16) / 4, "rows and index"
     assert snapshot.positions == {"payments/2": 10}
     (segment,) = report.segments
     assert (segment.first, segment.last) == (1, 3)

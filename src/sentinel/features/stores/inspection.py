@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.layout import R_ARENA, R_ENTITIES, R_EVENTS, R_NOW
+from sentinel.features.layout import R_ARENA, R_ENTITIES, R_EVENTS, R_LIVING, R_NOW
 from sentinel.features.stores.snapshot import Snapshot, read_snapshot, snapshot_paths
 from sentinel.features.stores.write_ahead_log import (
     SegmentReport,
@@ -29,9 +29,10 @@ class SnapshotReport:
         Last record of the log that it holds.
     identity : str
         Of the feature set, hexadecimal; empty when the file is damaged.
-    n_entities, n_events : int
+    n_entities, n_rows, n_events : int
+        Living entities; rows in use, those of forgotten entities that are not yet freed, too.
     bytes_per_entity : float
-        Of rows in use; the index and the remembered ids come on top.
+        Of rows, free ones too, and of the index; the remembered ids come on top.
     now_ms : int
         Latest event time.
     positions : mapping of str to int
@@ -45,6 +46,7 @@ class SnapshotReport:
     sequence: int
     identity: str
     n_entities: int
+    n_rows: int
     n_events: int
     bytes_per_entity: float
     now_ms: int
@@ -100,23 +102,27 @@ def _look_at_snapshot(disk: Disk, path: Path) -> SnapshotReport:
         snapshot = read_snapshot(disk, path, identity=None)
     except SentinelError as error:
         return SnapshotReport(
-            name=path.name, n_bytes=0, sequence=sequence, identity="", n_entities=0, n_events=0,
-            bytes_per_entity=0.0, now_ms=0, positions={}, fault=str(error),
+            name=path.name, n_bytes=0, sequence=sequence, identity="", n_entities=0, n_rows=0,
+            n_events=0, bytes_per_entity=0.0, now_ms=0, positions={}, fault=str(error),
         )  # fmt: skip
     return _describe(path, snapshot)
 
 
 def _describe(path: Path, snapshot: Snapshot) -> SnapshotReport:
     registers = snapshot.arrays["registers"]
-    n_entities = int(registers[R_ENTITIES])
+    n_rows = int(registers[R_ENTITIES])
+    # In format 1 entities were never forgotten.
+    n_entities = n_rows if snapshot.format == 1 else int(registers[R_LIVING])
+    n_bytes = 8 * int(registers[R_ARENA]) + snapshot.arrays["places"].nbytes
     return SnapshotReport(
         name=path.name,
         n_bytes=sum(array.nbytes for array in snapshot.arrays.values()),
         sequence=snapshot.sequence,
         identity=snapshot.identity.hex(),
         n_entities=n_entities,
+        n_rows=n_rows,
         n_events=int(registers[R_EVENTS]),
-        bytes_per_entity=8 * int(registers[R_ARENA]) / max(n_entities, 1),
+        bytes_per_entity=n_bytes / max(n_entities, 1),
         now_ms=int(registers[R_NOW]),
         positions={
             "/".join(reversed(name.split("/", 2)[1:])): position

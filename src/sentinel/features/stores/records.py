@@ -17,6 +17,9 @@ from sentinel.contract import ContractSchema, EventBatch, RawBatch
 
 EVENTS = 1
 FEEDBACK = 2
+LIMITS = 3
+# How many entities may live, and how many of them that were seen once.
+LIMITS_LAYOUT = struct.Struct("<qq")
 _HEAD = struct.Struct("<IIiIq")
 
 Int64Array = npt.NDArray[np.int64]

@@ -6,13 +6,14 @@ batch can change is noted; after it, the changed rows are known; and it can be u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sentinel.contract import EventBatch
+from sentinel.core import limits
 from sentinel.features import kernel
 from sentinel.features.engine import Engine
 from sentinel.features.layout import (
@@ -22,11 +23,13 @@ from sentinel.features.layout import (
     R_ARENA,
     R_ENTITIES,
     R_GENERATION,
+    R_HAND,
     R_IDS,
     R_IDS_FULL,
     Feed,
     Vectors,
 )
+from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.redis_rows import (
     copy_rows,
     forget_ids,
@@ -37,6 +40,7 @@ from sentinel.features.stores.redis_rows import (
 )
 from sentinel.features.stores.redis_state import corrupt
 
+Array = npt.NDArray[np.generic]
 Int64Array = npt.NDArray[np.int64]
 Values = list[bytes | None]
 # Asks for rows, by entity type; bytes, or None for a row that is not there.
@@ -68,7 +72,19 @@ class Before:
 
 
 class RowCache(Engine):
-    """An engine whose rows can be brought in, watched and taken back."""
+    """An engine whose rows can be brought in, watched and taken back.
+
+    Its rows are never freed one by one: a batch that is taken back finds them where they were.
+    """
+
+    def __init__(self, plan: FeaturePlan, *, n_dedupe_min: int = limits.DEDUPE_EVENTS_MIN) -> None:
+        super().__init__(plan, n_dedupe_min=n_dedupe_min)
+        self._state.registers[R_HAND] = -1
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, int]) -> None:
+        """Take over a state; see :meth:`Engine.restore`."""
+        super().restore(arrays, values)
+        self._state.registers[R_HAND] = -1
 
     @property
     def n_words(self) -> Int64Array:
@@ -90,7 +106,7 @@ class RowCache(Engine):
     def bring_in(self, keys: list[Int64Array], fetch: Fetch, n_rows_max: int) -> None:
         """Bring in the rows that are not held; all others go first where the bound is passed."""
         absent = [self._absent(entity, wanted) for entity, wanted in enumerate(keys)]
-        if self.n_entities + sum(map(len, absent)) > n_rows_max:
+        if self.n_rows + sum(map(len, absent)) > n_rows_max:
             self.drop_rows()
             absent = keys
         if any(map(len, absent)):
@@ -227,5 +243,5 @@ class RowCache(Engine):
     def _room_for(self, n_words: int, n_rows: int) -> None:
         while int(self._state.registers[R_ARENA]) + n_words > len(self._state.arena):
             self._grow(kernel.ARENA_FULL)
-        while 2 * (self.n_entities + n_rows) > len(self._state.places):
+        while 2 * (self.n_rows + n_rows) > len(self._state.places):
             self._grow(kernel.INDEX_FULL)

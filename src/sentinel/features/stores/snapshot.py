@@ -11,6 +11,9 @@ Layout, little-endian::
 It is written under a temporary name, synced, renamed, and the folder is synced: a reader sees a
 whole snapshot or none. Every array has a CRC-32, so any flipped bit is found before it is used;
 the reader then falls back to the snapshot before.
+
+Format 2 has rows that remember when they were seen; the layout of the file is that of format 1,
+which is read (:mod:`sentinel.features.stores.migration`) and never written.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.hashing import canonical_json
 
 MAGIC = b"SNTLSNP\n"
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
 _FRONT = struct.Struct("<8sIII")
 _ALIGNMENT_BYTES = 64
 _DTYPES = {"<i8", "<u8", "<i4", "<f8", "|u1", "|i1", "|b1"}
@@ -75,6 +79,8 @@ class Snapshot:
         Small state: source positions, running times, counts.
     arrays : mapping of str to ndarray
         Large state.
+    format : int
+        What the arrays are laid out for.
     """
 
     identity: bytes
@@ -82,6 +88,7 @@ class Snapshot:
     epoch: int
     values: Mapping[str, int]
     arrays: Mapping[str, Array]
+    format: int = FORMAT
 
 
 def snapshot_name(sequence: int) -> str:
@@ -196,7 +203,7 @@ def read_snapshot(disk: Disk, path: Path, *, identity: bytes | None) -> Snapshot
         content = disk.read(path)
     except OSError as error:
         raise _corrupt(path, 0, "a readable file", error.strerror or error) from error
-    head, start = _read_head(content, path)
+    version, head, start = _read_head(content, path)
     found = bytes.fromhex(head.identity)
     if identity is not None and found != identity:
         raise SentinelError(
@@ -208,20 +215,20 @@ def read_snapshot(disk: Disk, path: Path, *, identity: bytes | None) -> Snapshot
         )
     arrays = {entry.name: _read_array(content, start, path, entry) for entry in head.arrays}
     _check_padding(content, start, path, head.arrays)
-    return Snapshot(found, head.sequence, head.epoch, head.values, arrays)
+    return Snapshot(found, head.sequence, head.epoch, head.values, arrays, version)
 
 
-def _read_head(content: bytes, path: Path) -> tuple[_Head, int]:
+def _read_head(content: bytes, path: Path) -> tuple[int, _Head, int]:
     if len(content) < _FRONT.size:
         raise _corrupt(path, 0, "a snapshot", f"{len(content)} bytes")
     magic, version, n_bytes, crc = _FRONT.unpack_from(content)
     if magic != MAGIC or n_bytes > limits.SNAPSHOT_HEAD_BYTES_MAX:
         raise _corrupt(path, 0, "a snapshot", "something else")
-    if version != FORMAT:
+    if version not in FORMATS:
         raise SentinelError(
             ErrorCode.STATE_FORMAT,
             at=path.name,
-            expected=f"format {FORMAT}",
+            expected=f"format 1 to {FORMAT}",
             got=version,
             hint="Use the version of Sentinel that wrote it, or replay the source.",
         )
@@ -232,7 +239,7 @@ def _read_head(content: bytes, path: Path) -> tuple[_Head, int]:
     if any(content[_FRONT.size + n_bytes : start]):
         raise _corrupt(path, _FRONT.size + n_bytes, "zeros between head and arrays", "others")
     try:
-        return msgspec.json.decode(head_bytes, type=_Head), start
+        return version, msgspec.json.decode(head_bytes, type=_Head), start
     except msgspec.DecodeError as error:
         raise _corrupt(path, _FRONT.size, "a head of this format", error) from error
 

@@ -4,7 +4,8 @@ Layout, little-endian::
 
     wal-<first sequence, 20 digits>.log
       head    8s magic, u32 format, 32s identity, u64 epoch, u64 first sequence, u32 crc
-      record  4s marker, u32 payload bytes, u64 sequence, u64 synced, u32 kind, u32 crc, payload
+      record  4s marker, u32 payload bytes, u64 sequence, u64 synced, u32 kind, u64 epoch, u32 crc,
+              payload
 
 ``crc`` is CRC-32 over all that precedes it and, for a record, the payload. Sequences run without
 a gap over all segments. ``synced`` is the last sequence that was on the disk for certain when the
@@ -14,6 +15,11 @@ record was written. Reading stops at the first record that is not whole:
   error names file and offset.
 * otherwise it is the end of a write that a crash or a power cut interrupted. The tail is cut off,
   said in ``torn_tail``, and the position of the state moves back with it.
+
+``epoch`` is the fencing token of the owner that wrote the record: each start takes a larger one
+and begins a segment of its own. So what an owner that was frozen and replaced may still write lies
+behind the first sequence of its successor's segment, and is passed over. Format 1 had the epoch in
+the head only; it is read, and never written.
 
 After a failed write the log cuts back to the last whole record before it writes again, so it
 works when room returns. After a failed sync it refuses for good: what the kernel then holds is
@@ -34,9 +40,11 @@ from sentinel.core.errors import ErrorCode, SentinelError
 
 MAGIC = b"SNTLWAL\n"
 MARKER = b"\xf1rec"
-FORMAT = 1
+FORMAT = 2
 _HEAD = struct.Struct("<8sI32sQQ")
-_RECORD = struct.Struct("<4sIQQI")
+_RECORD_1 = struct.Struct("<4sIQQI")
+_RECORD = struct.Struct("<4sIQQIQ")
+_RECORDS = {1: _RECORD_1, 2: _RECORD}
 _CRC = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size + _CRC.size
 RECORD_HEAD_BYTES = _RECORD.size + _CRC.size
@@ -55,12 +63,15 @@ class WalRecord:
     payload : bytes
     synced : int
         Last sequence that was on the disk for certain when this one was written.
+    epoch : int
+        Fencing token of its writer; 0 in format 1.
     """
 
     sequence: int
     kind: int
     payload: bytes
     synced: int = 0
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,33 +109,36 @@ def encode_head(identity: bytes, epoch: int, first_sequence: int) -> bytes:
 
 def encode_record(record: WalRecord) -> bytes:
     """Encode one record with its checksum."""
-    head = _RECORD.pack(MARKER, len(record.payload), record.sequence, record.synced, record.kind)
+    head = _RECORD.pack(
+        MARKER, len(record.payload), record.sequence, record.synced, record.kind, record.epoch
+    )
     crc = zlib.crc32(record.payload, zlib.crc32(head))
     return head + _CRC.pack(crc) + record.payload
 
 
-def _decode_record(content: bytes, offset: int) -> tuple[WalRecord, int] | None:
+def _decode_record(content: bytes, offset: int, version: int) -> tuple[WalRecord, int] | None:
     """Decode the record at an offset; None when it is not whole there."""
-    if offset + RECORD_HEAD_BYTES > len(content):
+    layout = _RECORDS[version]
+    start = offset + layout.size + _CRC.size
+    if start > len(content):
         return None
-    marker, n_bytes, sequence, synced, kind = _RECORD.unpack_from(content, offset)
-    start = offset + RECORD_HEAD_BYTES
+    marker, n_bytes, sequence, synced, kind, *rest = layout.unpack_from(content, offset)
     end = start + n_bytes
     if marker != MARKER or n_bytes > limits.WAL_RECORD_BYTES_MAX or end > len(content):
         return None
-    (crc,) = _CRC.unpack_from(content, offset + _RECORD.size)
+    (crc,) = _CRC.unpack_from(content, offset + layout.size)
     payload = content[start:end]
-    head = content[offset : offset + _RECORD.size]
+    head = content[offset : offset + layout.size]
     if zlib.crc32(payload, zlib.crc32(head)) != crc:
         return None
-    return WalRecord(sequence, kind, payload, synced), end
+    return WalRecord(sequence, kind, payload, synced, rest[0] if rest else 0), end
 
 
-def _was_synced(content: bytes, offset: int, sequence: int) -> bool:
+def _was_synced(content: bytes, offset: int, sequence: int, version: int) -> bool:
     """Whether any whole record after the offset says that ``sequence`` was on the disk."""
     position = content.find(MARKER, offset + 1)
     while position >= 0:
-        decoded = _decode_record(content, position)
+        decoded = _decode_record(content, position, version)
         if decoded is not None and decoded[0].synced >= sequence:
             return True
         position = content.find(MARKER, position + 1)
@@ -141,17 +155,17 @@ def _corrupt(path: Path, offset: int, expected: str, got: object) -> SentinelErr
     )
 
 
-def _check_head(content: bytes, path: Path, identity: bytes | None) -> tuple[int, int]:
-    """Return epoch and first sequence of a segment, or raise."""
+def _check_head(content: bytes, path: Path, identity: bytes | None) -> tuple[int, int, int]:
+    """Return format, epoch and first sequence of a segment, or raise."""
     magic, version, found, epoch, first_sequence = _HEAD.unpack_from(content)
     (crc,) = _CRC.unpack_from(content, _HEAD.size)
     if magic != MAGIC or crc != zlib.crc32(content[: _HEAD.size]):
         raise _corrupt(path, 0, "a segment head", "a damaged one")
-    if version != FORMAT:
+    if version not in _RECORDS:
         raise SentinelError(
             ErrorCode.STATE_FORMAT,
             at=path.name,
-            expected=f"format {FORMAT}",
+            expected=f"format 1 to {FORMAT}",
             got=version,
             hint="Use the version of Sentinel that wrote it, or replay the source.",
         )
@@ -163,7 +177,7 @@ def _check_head(content: bytes, path: Path, identity: bytes | None) -> tuple[int
             got=f"feature set {found.hex()[:12]}",
             hint="Give the new feature set a state folder of its own and replay the source.",
         )
-    return epoch, first_sequence
+    return version, epoch, first_sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,10 +209,10 @@ def look_at_segment(disk: Disk, path: Path) -> SegmentReport:
     try:
         if len(content) < HEAD_BYTES:
             raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes")
-        _check_head(content, path, None)
+        version, _, _ = _check_head(content, path, None)
         offset = HEAD_BYTES
         while offset < len(content):
-            decoded = _decode_record(content, offset)
+            decoded = _decode_record(content, offset, version)
             if decoded is None:
                 raise _corrupt(path, offset, "a whole record", "a damaged or unfinished one")
             record, offset = decoded
@@ -244,6 +258,7 @@ class WriteAheadLog:
         self._synced = 0
         self.sequence = 0
         self.epoch_found = 0
+        self.n_bytes_fenced = 0
         self.torn_tail: TornTail | None = None
 
     def recover(self, *, after: int) -> Iterator[WalRecord]:
@@ -257,8 +272,9 @@ class WriteAheadLog:
         """
         self.sequence = after
         paths = self._segments_behind(after)
-        for path in paths:
-            for record in self._read_segment(path, is_last=path == paths[-1]):
+        ends = [_first_of(path) for path in paths[1:]]
+        for path, end in zip(paths, [*ends, None][: len(paths)], strict=True):
+            for record in self._read_segment(path, end):
                 if record.sequence <= after:
                     continue
                 if record.sequence != self.sequence + 1:
@@ -285,25 +301,34 @@ class WriteAheadLog:
             hint="A segment or a snapshot is missing: restore it, or replay the source.",
         )
 
-    def _read_segment(self, path: Path, *, is_last: bool) -> Iterator[WalRecord]:
+    def _read_segment(self, path: Path, end: int | None) -> Iterator[WalRecord]:
+        """Read a segment up to the first sequence of the next; ``end`` None for the last one."""
         content = self._disk.read(path)
         if len(content) < HEAD_BYTES:
-            if not is_last:
+            if end is not None:
                 raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes")
             self._cut(path, 0, len(content))
             return
-        epoch, first_sequence = _check_head(content, path, self._identity)
+        version, epoch, first_sequence = _check_head(content, path, self._identity)
         self.epoch_found = max(self.epoch_found, epoch)
         offset = HEAD_BYTES
         next_sequence = first_sequence
         while offset < len(content):
-            decoded = _decode_record(content, offset)
+            if next_sequence == end:
+                # Of an owner that was frozen, replaced, and woke: its successor began here.
+                self.n_bytes_fenced += len(content) - offset
+                return
+            decoded = _decode_record(content, offset, version)
             if decoded is None:
-                if not is_last or _was_synced(content, offset, next_sequence):
+                is_torn = end is None
+                if not is_torn or _was_synced(content, offset, next_sequence, version):
                     raise _corrupt(path, offset, "a whole record", "a damaged one")
                 self._cut(path, offset, len(content) - offset)
                 return
-            record, offset = decoded
+            record, following = decoded
+            if version > 1 and record.epoch != epoch:
+                raise _corrupt(path, offset, f"a record of epoch {epoch}", record.epoch)
+            offset = following
             next_sequence = record.sequence + 1
             yield record
 
@@ -325,7 +350,7 @@ class WriteAheadLog:
                 hint="Apply smaller batches.",
             )
         self.sequence += 1
-        record = WalRecord(self.sequence, kind, payload, self._synced)
+        record = WalRecord(self.sequence, kind, payload, self._synced, self.epoch)
         self._pending.append(encode_record(record))
         return self.sequence
 
