@@ -34,6 +34,8 @@ _BY_CODE = {
     ErrorCode.USAGE_INVALID: ExitCode.USAGE,
     ErrorCode.OUTPUT_EXISTS: ExitCode.USAGE,
     ErrorCode.RELEASE_EXISTS: ExitCode.USAGE,
+    ErrorCode.STAGE_REFUSED: ExitCode.RELEASE,
+    ErrorCode.SWITCH_REFUSED: ExitCode.RELEASE,
     ErrorCode.STREAM_PARTITION_KEY: ExitCode.USAGE,
     ErrorCode.STREAM_SETTING_INVALID: ExitCode.CONFIGURATION,
     ErrorCode.INTERRUPTED: ExitCode.INTERRUPTED,

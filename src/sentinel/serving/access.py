@@ -132,7 +132,7 @@ class Access:
                 ErrorCode.CALLER_UNKNOWN,
                 at="authorization",
                 expected="a bearer token of this server",
-                got="another one" if authorization else "none",
+                got="none, or another one",
             )
         if not caller.may(scope):
             raise SentinelError(

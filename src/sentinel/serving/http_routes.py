@@ -76,6 +76,12 @@ class HttpRoutes:
         self._openapi = b""
         plane.on_change(self._renew)
 
+    @property
+    def table(self) -> dict[bytes, tuple[bytes, ...]]:
+        """Every path with its methods; a decision's ends in an event id."""
+        table = {path: tuple(methods) for path, methods in self._routes.items()}
+        return table | {_DECISIONS + b"{event_id}": (b"GET",)}
+
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
         """Answer a request, now or later."""
         try:

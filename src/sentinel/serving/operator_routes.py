@@ -11,6 +11,8 @@ Whatever may take long runs in threads of its own; the loop goes on answering pr
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated
@@ -80,10 +82,14 @@ class OperatorRoutes:
             PREFIX + b"breaker": self.breaker,
         }
         self._acts: dict[bytes, _Act] = {
-            PREFIX + b"releases/stage": lambda body, who: swap.stage(body.release, who=who),
-            PREFIX + b"releases/switch": lambda _, who: swap.switch(who=who),
-            PREFIX + b"releases/rollback": lambda _, who: swap.rollback(who=who),
-            PREFIX + b"releases/drop": lambda _, who: swap.drop(who=who),
+            PREFIX + b"releases/stage": lambda body, who: swap.stage(
+                body.release, who=who, why=body.because
+            ),
+            PREFIX + b"releases/switch": lambda body, who: swap.switch(who=who, why=body.because),
+            PREFIX + b"releases/rollback": lambda body, who: swap.rollback(
+                who=who, why=body.because
+            ),
+            PREFIX + b"releases/drop": lambda body, who: swap.drop(who=who, why=body.because),
             PREFIX + b"breaker/trip": self._trip,
             PREFIX + b"breaker/reset": self._reset,
         }
@@ -102,14 +108,14 @@ class OperatorRoutes:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
-        """Answer an operator, now or later.
+        """Answer an operator, now or later."""
+        try:
+            self._take(request)
+        except SentinelError as error:
+            return _refusal(error)
+        return None
 
-        Raises
-        ------
-        SentinelError
-            ``caller-unknown``, ``scope-missing``, ``peer-refused``, ``route-unknown``,
-            ``method-unsupported``, ``content-unsupported``, ``request-invalid``.
-        """
+    def _take(self, request: HttpRequest) -> None:
         caller = self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
         _check_local(request)
         method = self.table.get(request.path)
@@ -130,7 +136,7 @@ class OperatorRoutes:
         read = self._reads.get(request.path)
         if read is not None:
             self._later(request, read)
-            return None
+            return
         body = _body(request)
         who = caller.name if caller is not None else body.by
         if not who:
@@ -150,7 +156,6 @@ class OperatorRoutes:
             return state()
 
         self._later(request, work)
-        return None
 
     def breaker(self) -> dict[str, object]:
         """Say where the breaker of the release in service stands, in words."""
@@ -205,10 +210,7 @@ class OperatorRoutes:
 
         def run() -> None:
             found = attempt(work, at="operator")
-            if isinstance(found, SentinelError):
-                response = error_response(found)
-            else:
-                response = json_response(found)
+            response = _response(found)
             loop.call_soon_threadsafe(request.respond, response)
 
         self._threads.submit(run)
@@ -226,6 +228,20 @@ def _result(done: Future[SentinelError | None]) -> SentinelError | None:
             expected=f"an end of the batch in the model within {limits.SWAP_S_MAX:g} s",
             got="none",
         )
+
+
+def _response(found: dict[str, object] | SentinelError) -> HttpResponse:
+    return _refusal(found) if isinstance(found, SentinelError) else json_response(found)
+
+
+def _refusal(error: SentinelError) -> HttpResponse:
+    """Make a response that a command can turn into the same error again."""
+    response = error_response(error)
+    data = json.loads(response.body)
+    if str(error) == data["error"]:
+        parts = {"at": error.at, "expected": error.expected, "got": error.got, "hint": error.hint}
+        data = {**data, **parts}
+    return dataclasses.replace(response, body=json.dumps(data, allow_nan=False).encode())
 
 
 def _check_local(request: HttpRequest) -> None:

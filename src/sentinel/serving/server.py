@@ -115,6 +115,8 @@ class Server:
         self._settings = settings
         self._source = source
         self.swap: Swap | None = None
+        self.routes: HttpRoutes | None = None
+        self.operator: OperatorRoutes | None = None
         self._access = Access({}) if settings.tokens is None else Access.read(settings.tokens)
         self._health = Health()
         self._stop = asyncio.Event()
@@ -142,8 +144,8 @@ class Server:
             release, batcher, memory=memory, health=self._health, metrics=self._opened.metrics
         )
         self.swap = Swap(self._opened, plane, worker, loop, source=self._source)
-        routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)
-        operator = OperatorRoutes(plane, self.swap, self._access)
+        self.routes = routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)
+        self.operator = operator = OperatorRoutes(plane, self.swap, self._access)
         operations = Operations(plane, routes, operator)
         calls = GrpcDoor(plane, self._access, timeout_ms=self._settings.timeout_ms)
         try:

@@ -147,7 +147,7 @@ class Swap:
 
     # --- what an operator asks ---------------------------------------------------------------
 
-    def stage(self, name: str, *, who: str) -> None:
+    def stage(self, name: str, *, who: str, why: str = "") -> None:
         """Begin to make a release ready; :meth:`status` says how far it is.
 
         Raises
@@ -166,12 +166,12 @@ class Swap:
                 )
             self._move(Step.STAGE, code=ErrorCode.STAGE_REFUSED)
             self._staged, self._staging, self._fault = None, name, ""
-            self._note(who, "stage", name)
+            self._note(who, "stage", name, result=_done(why))
         threading.Thread(
             target=self._stage, args=(self._source, name, who), name="staging", daemon=True
         ).start()
 
-    def switch(self, *, who: str) -> None:
+    def switch(self, *, who: str, why: str = "") -> None:
         """Let the staged release take over.
 
         Raises
@@ -196,9 +196,9 @@ class Swap:
             self._staged, self._kept, self._taken_back = None, before, ""
             self._watch_until_s = time.monotonic() + limits.SWAP_WATCH_S
             self._count("switch")
-            self._note(who, "switch", after.label)
+            self._note(who, "switch", after.label, result=_done(why))
 
-    def rollback(self, *, who: str) -> None:
+    def rollback(self, *, who: str, why: str = "") -> None:
         """Let the kept release take over again.
 
         Raises
@@ -216,9 +216,9 @@ class Swap:
             self._kept, self._taken_back = before, ""
             self._watch_until_s = float("-inf")
             self._count("rollback")
-            self._note(who, "rollback", after.label)
+            self._note(who, "rollback", after.label, result=_done(why))
 
-    def drop(self, *, who: str) -> None:
+    def drop(self, *, who: str, why: str = "") -> None:
         """Forget the staged release.
 
         Raises
@@ -230,7 +230,7 @@ class Swap:
             self._move(Step.DROP, code=ErrorCode.SWITCH_REFUSED)
             label = self._staged.label if self._staged is not None else ""
             self._staged = None
-            self._note(who, "drop", label)
+            self._note(who, "drop", label, result=_done(why))
 
     def status(self) -> dict[str, object]:
         """Say what is in service, kept and staged, and what was done by whom."""
@@ -259,7 +259,7 @@ class Swap:
     def note(self, who: str, what: str, release: str, *, why: str = "") -> None:
         """Remember, and log, what somebody did."""
         with self._lock:
-            self._note(who, what, release, result=f"done: {why}" if why else "done")
+            self._note(who, what, release, result=_done(why))
 
     # --- what the server's own canary tells --------------------------------------------------
 
@@ -437,6 +437,10 @@ def _within(future: Future[T], seconds: float, *, what: str) -> T:
 
 def _refused(code: ErrorCode, *, expected: str, got: object, hint: str = "") -> SentinelError:
     return SentinelError(code, at="release", expected=expected, got=got, hint=hint)
+
+
+def _done(why: str) -> str:
+    return f"done: {why}" if why else "done"
 
 
 def _now_ms() -> int:

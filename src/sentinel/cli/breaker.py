@@ -1,0 +1,79 @@
+"""``sentinel breaker``: whether the champion of a running server may answer, and who decided it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sentinel.cli import options, remote
+from sentinel.cli.exits import ExitCode
+from sentinel.cli.output import Output, pairs
+from sentinel.cli.remote import Remote
+from sentinel.cli.serving import operations_table
+
+group = typer.Typer(
+    no_args_is_help=True, help="Look at the breaker of a running server, act on it."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="breaker")
+
+
+@group.command(epilog=options.examples("sentinel breaker show", "sentinel breaker show --json"))
+def show(
+    url: remote.Url = remote.URL,
+    token_file: remote.TokenFile = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Show the state in words, its cause, the canary, and what people did.
+
+    Exit code 7 while the champion does not answer.
+    """
+    return _show(Remote(url, token_file).read("breaker"), as_json=as_json)
+
+
+@group.command(epilog=options.examples('sentinel breaker reset --because "the input is repaired"'))
+def reset(
+    *,
+    because: remote.Because = "",
+    url: remote.Url = remote.URL,
+    token_file: remote.TokenFile = None,
+    by: remote.By = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Let a champion that was shut off be probed again; it answers when its canary is right.
+
+    Only a latched breaker can be reset, and only by a person, whose name is kept. An open one
+    closes by itself.
+    """
+    found = Remote(url, token_file).act("breaker/reset", by=by, because=because)
+    return _show(found, as_json=as_json)
+
+
+@group.command(epilog=options.examples('sentinel breaker trip --because "scores look wrong"'))
+def trip(
+    *,
+    because: Annotated[str, typer.Option("--because", help="Why; it is kept and logged.")],
+    url: remote.Url = remote.URL,
+    token_file: remote.TokenFile = None,
+    by: remote.By = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Shut the champion off now; the fallback answers until somebody resets the breaker.
+
+    Nothing of this is kept when the server ends: a new process asks the canary, and nobody else.
+    """
+    found = Remote(url, token_file).act("breaker/trip", by=by, because=because)
+    return _show(found, as_json=as_json)
+
+
+def _show(found: dict[str, object], *, as_json: bool) -> ExitCode:
+    output = Output(as_json=as_json)
+    output.document(found)
+    names = ("release", "state", "meaning", "cause", "canary", "canary_failures")
+    rows = {name.replace("_", " "): found[name] for name in names if found[name] != ""}
+    output.show(pairs("Breaker", rows), operations_table(found["operations"]))
+    return ExitCode.OK if found["state"] == "closed" else ExitCode.DEGRADED

@@ -1,0 +1,125 @@
+"""How commands ask a running server: one request, one JSON document, errors as they are there."""
+
+from __future__ import annotations
+
+import getpass
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import read_bounded
+
+URL = "http://127.0.0.1:8082"
+_WAIT_S = 30.0
+_ANSWER_BYTES_MAX = 16 << 20
+
+Url = Annotated[str, typer.Option("--url", help="Operations (metrics) port of the server.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with a token of scope operate, and nothing else."),
+]
+By = Annotated[
+    str | None,
+    typer.Option("--by", help="Who asks, where no token says it; by default the login name."),
+]
+Because = Annotated[str, typer.Option("--because", help="Why; it is kept and logged.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A server that is asked.
+
+    Attributes
+    ----------
+    url : str
+    token_file : Path or None
+    """
+
+    url: str
+    token_file: Path | None = None
+
+    def read(self, path: str) -> dict[str, object]:
+        """Ask how something is.
+
+        Raises
+        ------
+        SentinelError
+            ``server-unreachable``, and what the server refuses.
+        """
+        return self._ask("GET", path, None)
+
+    def act(self, path: str, *, by: str | None, **body: str) -> dict[str, object]:
+        """Ask for something to be done.
+
+        Raises
+        ------
+        SentinelError
+            As :meth:`read`.
+        """
+        who = {} if self.token_file is not None and by is None else {"by": by or getpass.getuser()}
+        return self._ask("POST", path, json.dumps({**body, **who}).encode())
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, object]:
+        headers = {} if body is None else {"content-type": "application/json"}
+        if self.token_file is not None:
+            content = read_bounded(self.token_file, n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2)
+            headers["authorization"] = f"Bearer {content.decode('ascii', 'replace').strip()}"
+        connection = _connect(self.url)
+        try:
+            connection.request(method, f"/v1/operate/{path}", body=body, headers=headers)
+            response = connection.getresponse()
+            content = response.read(_ANSWER_BYTES_MAX)
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self.url, type(error).__name__) from error
+        finally:
+            connection.close()
+        try:
+            answer: dict[str, object] = json.loads(content)
+        except ValueError as error:
+            raise _unreachable(self.url, f"status {response.status}") from error
+        if response.status != http.HTTPStatus.OK:
+            raise error_of(answer, at=self.url)
+        return answer
+
+
+def error_of(answer: Mapping[str, object], *, at: str) -> SentinelError:
+    """Raise here what was refused there."""
+    known = {str(code): code for code in ErrorCode}
+    code = known.get(str(answer.get("code")))
+    if code is None or "expected" not in answer:
+        return _unreachable(at, str(answer.get("error", "no reason")))
+    return SentinelError(
+        code,
+        at=str(answer.get("at", at)),
+        expected=str(answer["expected"]),
+        got=str(answer.get("got", "")),
+        hint=str(answer.get("hint", "")),
+    )
+
+
+def _connect(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID, at="--url", expected="http://host:port", got=url
+        )
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname, parts.port, timeout=_WAIT_S)
+
+
+def _unreachable(url: str, got: str) -> SentinelError:
+    return SentinelError(
+        ErrorCode.SERVER_UNREACHABLE,
+        at=url,
+        expected="a server of Sentinel that answers operators",
+        got=got,
+        hint="Name its operations port with --url.",
+    )
