@@ -134,6 +134,7 @@ def settings_of(
         insecure_bind=insecure_bind,
         certificate=_path(configuration.serve_certificate_file),
         private_key=_path(configuration.serve_private_key_file),
+        client_ca=_path(configuration.serve_client_ca_file),
         timeout_ms=configuration.serve_timeout_ms,
         quarantine=Path(configuration.quarantine_folder),
         store=store,

@@ -120,6 +120,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     serve_private_key_file: Annotated[str, Meta(description="Key of that certificate, in PEM.")] = (
         ""
     )
+    serve_client_ca_file: Annotated[
+        str, Meta(description="CA whose clients may come, in PEM; empty: clients need none.")
+    ] = ""
     serve_timeout_ms: Annotated[
         int,
         Meta(

@@ -209,6 +209,12 @@ REFERENCE_ROWS_MIN = 200
 METRIC_LABEL_VALUES_MAX = 64
 # Series of one process, all metrics together: what a Prometheus server takes without a thought.
 METRIC_SERIES_MAX = 2_000
+# Parity: segments of the log held in memory, 10 to 20 MB each at 32 features; and replayed vectors
+# that wait for their record, 160 bytes each at 32 features: ten seconds at full rate.
+PARITY_SEGMENTS_HELD = 4
+PARITY_WAITING_MAX = 500_000
+# How long events that are followed wait for their decisions: three segments of the log.
+PARITY_LAG_S = 30.0
 # Characters of one label value.
 METRIC_LABEL_CHARACTERS_MAX = 100
 # Application log lines that wait for a reader.
@@ -429,6 +435,10 @@ DOOR_CANARY_S = 5.0
 DOOR_CANARY_WAIT_S = 2.0
 # Time between two heartbeats of the scoring thread and the door.
 HEARTBEAT_S = 1.0
+# How often files that may change (certificates, tokens) are looked at.
+RENEWAL_S = 5.0
+# A file of certificates: a chain is a few kilobytes, a bundle of CAs a few hundred.
+TLS_FILE_BYTES_MAX = 4 << 20
 # After a switch of releases: how long a wrong canary undoes it, and how often it is asked then.
 SWAP_WATCH_S = 600.0
 SWAP_CHECK_S = 1.0

@@ -91,6 +91,10 @@ class Access:
         """Whether no token is needed."""
         return not self._callers
 
+    def replace(self, other: Access) -> None:
+        """Take the tokens of another one; the server's own stays."""
+        self._callers = other._callers
+
     def add_own(self, secret: str) -> None:
         """Add the token that the server itself uses at its own door."""
         caller = Caller("door-canary", frozenset({Scope.OPERATE}))

@@ -35,6 +35,7 @@ from sentinel.serving.queue_of_rows import OverloadedError
 from sentinel.serving.settings import ServerSettings
 from sentinel.serving.status_codes import GRPC_STATUS
 from sentinel.serving.tensor_answer import binary_output, require_answered, wanted_outputs
+from sentinel.serving.tls import Tls
 from sentinel.serving.work import EventAnswers, Reply, Result, TensorAnswers, Work
 
 _Proto = Any  # messages of a pool of our own have no static type
@@ -64,7 +65,7 @@ class GrpcDoor:
         self._timeout_s = timeout_ms / 1000
         self._server: grpc.aio.Server | None = None
 
-    async def start(self, settings: ServerSettings) -> int:
+    async def start(self, settings: ServerSettings, tls: Tls | None = None) -> int:
         """Listen; return the port.
 
         Raises
@@ -84,9 +85,8 @@ class GrpcDoor:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
         try:
-            if settings.certificate is not None and settings.private_key is not None:
-                pair = (settings.private_key.read_bytes(), settings.certificate.read_bytes())
-                port: int = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            if tls is not None:
+                port: int = server.add_secure_port(address, tls.grpc_credentials())
             else:
                 port = server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Listeners: an address and, where there are files for it, TLS."""
+"""Listeners: an address and, where there is one, a TLS context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import ssl
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.http_connection import HttpDoor
-from sentinel.serving.settings import ServerSettings
 
 _BACKLOG = 1024
 
@@ -40,27 +39,3 @@ async def listen(
             expected="an address to listen at",
             got=getattr(error, "strerror", None) or error,
         ) from error
-
-
-def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
-    """Read the TLS files; None without.
-
-    Raises
-    ------
-    SentinelError
-        ``configuration-invalid``.
-    """
-    if settings.certificate is None or settings.private_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.certificate, settings.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise SentinelError(
-            ErrorCode.CONFIGURATION_INVALID,
-            at=str(settings.certificate),
-            expected="a certificate and its key in PEM",
-            got=type(error).__name__,
-        ) from error
-    return context

@@ -37,15 +37,17 @@ from sentinel.serving.grpc_door import GrpcDoor
 from sentinel.serving.health import Health
 from sentinel.serving.http_connection import HttpDoor
 from sentinel.serving.http_routes import HttpRoutes
-from sentinel.serving.listening import listen, tls_context
+from sentinel.serving.listening import listen
 from sentinel.serving.opening import Opened, open_parts
 from sentinel.serving.operations import Operations
 from sentinel.serving.operator_routes import OperatorRoutes
 from sentinel.serving.plane import Plane
 from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.renewal import Renewal
 from sentinel.serving.scoring_worker import ScoringWorker
 from sentinel.serving.settings import ServerSettings
 from sentinel.serving.swap import Swap
+from sentinel.serving.tls import Tls
 from sentinel.serving.working_release import WorkingRelease
 
 _SWEEP_S = 1.0
@@ -118,6 +120,15 @@ class Server:
         self.routes: HttpRoutes | None = None
         self.operator: OperatorRoutes | None = None
         self._access = Access({}) if settings.tokens is None else Access.read(settings.tokens)
+        self._tls = Tls.of(settings)
+        self._renewal = Renewal()
+        if self._tls is not None:
+            self._renewal.watch("TLS", self._tls.paths, self._tls.renew)
+        if settings.tokens is not None:
+            tokens = settings.tokens
+            self._renewal.watch(
+                "tokens", (tokens,), lambda: self._access.replace(Access.read(tokens))
+            )
         self._health = Health()
         self._stop = asyncio.Event()
         self._is_hurried = False
@@ -159,6 +170,10 @@ class Server:
         self._is_hurried = self._stop.is_set()
         self._stop.set()
 
+    def renew(self) -> None:
+        """Read certificates and tokens again; in the thread of the door."""
+        self._renewal.now()
+
     # --- private -----------------------------------------------------------------------------
 
     async def _serve(
@@ -172,11 +187,11 @@ class Server:
     ) -> None:
         settings = self._settings
         async with AsyncExitStack() as stack:
-            listener = await listen(
-                door, settings.host, settings.http_port, tls=tls_context(settings)
-            )
+            tls = self._tls
+            context = None if tls is None else tls.context
+            listener = await listen(door, settings.host, settings.http_port, tls=context)
             stack.callback(listener.close)
-            grpc_port = await calls.start(settings)
+            grpc_port = await calls.start(settings, tls)
             stack.push_async_callback(calls.stop, grace_s=0.0)
             metrics_port = operations.start(settings.host, settings.metrics_port)
             port = listener.sockets[0].getsockname()[1]
@@ -197,6 +212,7 @@ class Server:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.renew)
 
     def _canary(self, plane: Plane, swap: Swap, port: int) -> DoorCanary:
         token = secrets.token_urlsafe(32)
@@ -210,12 +226,17 @@ class Server:
                 scorer = plane.current.scorer
                 plane.batcher.call(lambda: _check(scorer.check_canary))
             swap.judge(finding)
-            plane.look(always + finding.degraded + swap.causes)
+            plane.look(always + finding.degraded + swap.causes + self._renewal.causes)
             self._health.door_checked(finding.cause)
             plane.metrics.record_health(_word(plane))
 
         return DoorCanary(
-            OwnDoor(host=host, port=port, token=token, certificate=self._settings.certificate),
+            OwnDoor(
+                host=host,
+                port=port,
+                token=token,
+                tls=None if self._tls is None else self._tls.client_context,
+            ),
             lambda: (plane.current.label, plane.canary),
             folders=self._opened.folders,
             tell=tell,
@@ -226,6 +247,7 @@ class Server:
         while True:
             self._health.beat()
             door.sweep()
+            self._renewal.tick()
             await asyncio.sleep(_SWEEP_S)
 
     async def _drain(self, listener: asyncio.Server, door: HttpDoor, calls: GrpcDoor) -> None:

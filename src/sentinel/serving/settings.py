@@ -27,6 +27,8 @@ class ServerSettings:
         Listen beyond loopback without tokens.
     certificate, private_key : Path or None
         PEM files; both or neither.
+    client_ca : Path or None
+        PEM file of the CA whose clients may come (mutual TLS); None: clients need no certificate.
     timeout_ms : int
         Deadline of a request that names none.
     quarantine : Path
@@ -55,6 +57,7 @@ class ServerSettings:
     insecure_bind: bool = False
     certificate: Path | None = None
     private_key: Path | None = None
+    client_ca: Path | None = None
     timeout_ms: int = limits.REQUEST_TIMEOUT_MS_DEFAULT
     quarantine: Path = Path("quarantine")
     store: StoreChoice = IN_MEMORY
@@ -71,6 +74,13 @@ class ServerSettings:
                 at="tls",
                 expected="certificate and key, or neither",
                 got="one of them",
+            )
+        if self.client_ca is not None and self.certificate is None:
+            raise SentinelError(
+                ErrorCode.CONFIGURATION_INVALID,
+                at="tls",
+                expected="a certificate of the server beside the CA of its clients",
+                got="none",
             )
         if self.tokens is None and not self.insecure_bind and not is_loopback(self.host):
             raise SentinelError(
