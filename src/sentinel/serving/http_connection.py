@@ -109,8 +109,8 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is in work."""
-        return self._current is not None
+        """Whether a request is in work, or waits for its turn."""
+        return self._current is not None or bool(self._waiting)
 
     # --- asyncio -----------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Let a client that only writes no more have its answer."""
-        if self._current is None:
+        if not self.is_busy:
             return False
         if self._is_in_message:
             self._is_discarding = True
@@ -170,10 +170,11 @@ class HttpConnection(asyncio.Protocol):
         self.deadline_s = time.monotonic() + limits.ANSWER_UNREAD_S_MAX
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Go on with what waited meanwhile."""
         self._is_paused = False
         if self._current is None:
             self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
+            self._follow()
 
     # --- httptools ---------------------------------------------------------------------------
 
@@ -212,6 +213,8 @@ class HttpConnection(asyncio.Protocol):
                 self._note(ErrorCode.REQUEST_INVALID, "head", "a host", "none")
         elif version != "1.0":
             self._note(ErrorCode.REQUEST_INVALID, "request", "HTTP/1.1", "another version")
+        elif b"transfer-encoding" in headers:
+            self._note(ErrorCode.REQUEST_INVALID, "head", "a length in HTTP/1.0", "chunks")
         if self._parser.should_upgrade():
             self._note(ErrorCode.REQUEST_INVALID, "request", "no upgrade", "one")
         declared = headers.get(b"content-length")
@@ -251,9 +254,11 @@ class HttpConnection(asyncio.Protocol):
         )
         keeps = self._parser.should_keep_alive()
         self._reset()
-        if self._current is None:
+        if not self.is_busy and not self._is_paused:
             self._start(request, keeps)
             return
+        # Another is in work, or the client does not read what it is owed: nothing more is done for
+        # it, or its answers would fill the memory.
         self._waiting.append((request, keeps))
         if len(self._waiting) > _PIPELINED_MAX:
             self._note(ErrorCode.REQUEST_TOO_LARGE, "connection", f"{_PIPELINED_MAX} ahead", "more")
@@ -276,7 +281,7 @@ class HttpConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close it now when it is idle."""
-        if self._current is None and not self._is_in_message and self._transport is not None:
+        if not self.is_busy and not self._is_in_message and self._transport is not None:
             self._transport.close()
 
     def _start(self, request: HttpRequest, keeps: bool) -> None:
@@ -300,7 +305,14 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(response.encode(self._door.date, is_head=is_head))
         if not keeps:
             self._transport.close()
-        elif self._waiting:
+        elif not self._is_paused:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Take the next request that waits."""
+        if self._transport is None:
+            return
+        if self._waiting:
             following = self._waiting.popleft()
             if not self._waiting:
                 self._transport.resume_reading()
@@ -322,11 +334,12 @@ class HttpConnection(asyncio.Protocol):
         self._fault = error
         if self._transport is None or self._transport.is_closing():
             return
-        if self._current is not None:
+        if self.is_busy:
             # The one before it is still owed its answer, which closes the connection.
             return
         response = error_response(error, closes=True)
-        self._transport.write(response.encode(self._door.date))
+        is_head = self._is_head_done and self._parser.get_method() == b"HEAD"
+        self._transport.write(response.encode(self._door.date, is_head=is_head))
         self.deadline_s = time.monotonic() + _LINGER_S
         if self._transport.can_write_eof():
             self._transport.write_eof()
