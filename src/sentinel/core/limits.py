@@ -167,6 +167,8 @@ STORE_WRITER_MS = 86_400_000
 STORE_ROWS_HELD_MAX = 1_000_000
 # Events that wait, unapplied, while Redis is away: seconds at full rate, tens of megabytes.
 STORE_BACKLOG_EVENTS_MAX = 100_000
+# Shards of a store in a Cluster, a power of two: some for each of many nodes, few calls a batch.
+STORE_SHARDS = 64
 # A file that holds one address.
 STORE_ADDRESS_BYTES_MAX = 4096
 # How long a batch of a log waits for Redis once no more fits in front of it; then it is refused.

@@ -44,6 +44,11 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not ended from here."""
+        return self._process is not None
+
+    @property
     def url(self) -> str:
         """Its address."""
         return f"unix://{self.path}"

@@ -181,7 +181,7 @@ def test_connection_cut_at_any_byte_applies_each_batch_once(
         n_bytes = rng.choice([0, 1, 10, 100, 3000, 30_000])
         setattr(proxy, side, rng.randint(0, n_bytes))
         assert bits(feed_until_taken(store, batch)) == answer
-    assert store.link.n_retries + store.link.n_losses > 20
+    assert store.link.patience.n_retries + store.link.patience.n_losses > 20
     proxy.cut_request_after = proxy.cut_reply_after = -1
     assert opened(server.url, is_fenced=is_fenced).state_digest() == digest
 
@@ -335,7 +335,7 @@ def test_retries_have_a_budget_and_a_dead_redis_is_left_alone(
             feed(store, log[1])
         time.sleep(0.002)
     allowed = limits.STORE_RETRY_BUDGET_MAX + n_calls * limits.STORE_RETRY_SHARE
-    assert store.link.n_retries <= allowed
+    assert store.link.patience.n_retries <= allowed
     assert proxy.n_canned < n_calls
     proxy.canned = b""
 

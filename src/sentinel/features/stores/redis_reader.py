@@ -30,9 +30,12 @@ from sentinel.features.layout import (
     Vectors,
 )
 from sentinel.features.plan import FeaturePlan
+from sentinel.features.stores.redis_address import is_cluster
 from sentinel.features.stores.redis_cache import RowCache
+from sentinel.features.stores.redis_cluster_link import ClusterLink
 from sentinel.features.stores.redis_link import RedisLink
 from sentinel.features.stores.redis_script import Keys
+from sentinel.features.stores.redis_shards import Shards
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -92,9 +95,15 @@ class FeatureReader:
         clock: Clock | None = None,
     ) -> None:
         self.plan = plan
-        self.link = RedisLink(url, deadline_ms=deadline_ms, clock=clock)
         self._keys = Keys(name, "")
         self._cache = RowCache(plan)
+        self.link: RedisLink | ClusterLink
+        self._shards: Shards | None = None
+        if is_cluster(url):
+            self.link = ClusterLink(url, name.encode(), deadline_ms=deadline_ms, clock=clock)
+            self._shards = Shards(self.link, self._keys, [], self._cache.n_words)
+        else:
+            self.link = RedisLink(url, deadline_ms=deadline_ms, clock=clock)
         self._kinds = {e.name: number for number, e in enumerate(plan.features.entities)}
         is_open = False
         try:
@@ -123,11 +132,7 @@ class FeatureReader:
         """
         number = self._number_of(entity)
         hashed = self._hashed(number, keys)
-        (reply,) = self.link.call(
-            [("MGET", *self._keys.row_keys(number, hashed))], n_rows=len(hashed)
-        )
-        found = reply if isinstance(reply, list) else []
-        values = [value if isinstance(value, bytes) else None for value in found]
+        values = self._rows_of(number, hashed)
         # A key may be asked for twice: its row is held once.
         _, first = np.unique(hashed, return_index=True)
         is_known = np.array([value is not None for value in values], dtype=np.bool_)
@@ -164,6 +169,17 @@ class FeatureReader:
                 expected=f"state of feature set {self.plan.identity[:12]}",
                 got=f"feature set {reply.decode()[:12]}",
             )
+
+    def _rows_of(self, number: int, hashed: Int64Array) -> list[bytes | None]:
+        """Read rows, in one round trip."""
+        if self._shards is not None:
+            wanted = [np.empty(0, dtype=np.int64)] * number + [hashed]
+            return self._shards.peek(wanted)[number]
+        (reply,) = self.link.call(
+            [("MGET", *self._keys.row_keys(number, hashed))], n_rows=len(hashed)
+        )
+        found = reply if isinstance(reply, list) else []
+        return [value if isinstance(value, bytes) else None for value in found]
 
     def _number_of(self, entity: str) -> int:
         if entity not in self._kinds:

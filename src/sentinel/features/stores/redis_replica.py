@@ -25,10 +25,13 @@ from sentinel.features.layout import (
 )
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.plan import FeaturePlan
+from sentinel.features.stores.redis_address import is_cluster
 from sentinel.features.stores.redis_cache import RowCache, Values
+from sentinel.features.stores.redis_cluster_link import ClusterLink, slot_of
 from sentinel.features.stores.redis_link import RedisLink, Reply, Word
 from sentinel.features.stores.redis_rows import remember_ids
 from sentinel.features.stores.redis_script import COMMIT, CREATE, LOAD, Change, Keys, digest_of
+from sentinel.features.stores.redis_shards import Shards
 from sentinel.features.stores.redis_state import (
     FORMAT,
     Answers,
@@ -86,10 +89,16 @@ class RedisReplica(RowCache):
         clock: Clock | None,
     ) -> None:
         super().__init__(plan, n_dedupe_min=n_dedupe_min)
-        self.link = RedisLink(url, deadline_ms=deadline_ms, clock=clock)
         self._writer = secrets.token_hex(8)
         self._keys = Keys(name, self._writer)
         self._ttls_ms = [_ttl_ms(plan, entity) for entity in range(len(plan.tables.entities))]
+        self.link: RedisLink | ClusterLink
+        self._shards: Shards | None = None
+        if is_cluster(url):
+            self.link = ClusterLink(url, name.encode(), deadline_ms=deadline_ms, clock=clock)
+            self._shards = Shards(self.link, self._keys, self._ttls_ms, self.n_words)
+        else:
+            self.link = RedisLink(url, deadline_ms=deadline_ms, clock=clock)
         self._next: dict[Partition, int] = {}
         self._version = b""
         self._epoch = b""
@@ -117,7 +126,15 @@ class RedisReplica(RowCache):
 
     def _check_fit(self) -> None:
         """Refuse a Redis that is too old, or that may throw state away."""
-        replies = self.link.call([("INFO", "server"), ("INFO", "memory")])
+        if isinstance(self.link, ClusterLink):
+            servers = self.link.call_nodes(("INFO", "server"))
+            memories = self.link.call_nodes(("INFO", "memory"))
+            for node, reply in servers.items():
+                self._check_node([reply, memories.get(node)])
+            return
+        self._check_node(self.link.call([("INFO", "server"), ("INFO", "memory")]))
+
+    def _check_node(self, replies: list[Reply]) -> None:
         facts: dict[str, str] = {}
         for reply in replies:
             for line in (reply if isinstance(reply, bytes) else b"").decode().splitlines():
@@ -141,7 +158,7 @@ class RedisReplica(RowCache):
         (found,) = self.link.call([("EXISTS", head)])
         if found:
             return
-        if self._scan(self._keys.prefix):
+        if self._shards.names() if self._shards is not None else self._scan(self._keys.prefix):
             raise self._missing("rows without a head")
         epoch = secrets.token_hex(16)
         fields: list[Word] = [
@@ -155,7 +172,9 @@ class RedisReplica(RowCache):
         """Delete the state, and begin an empty one of a new epoch."""
         # The head goes first: whoever else writes finds the state missing, not half of it.
         self.link.call([("UNLINK", self._keys.head)])
-        found = list(self._scan(self._keys.prefix))
+        if self._shards is not None:
+            self._shards.unlink()
+        found = [] if self._shards is not None else self._scan(self._keys.prefix)
         for first in range(0, len(found), _SCAN_KEYS):
             self.link.call([("UNLINK", *found[first : first + _SCAN_KEYS])])
         empty = Engine(self.plan, n_dedupe_min=int(self._feedback_window[2]))
@@ -180,11 +199,28 @@ class RedisReplica(RowCache):
     def _commit(self, change: Change) -> tuple[bytes, bytes]:
         """Run the commit function: its word, and the version it made or found."""
         keys = change.keys(self._keys)
-        reply = self._run(COMMIT, keys, change.arguments(), change.n_rows)
+        if self._shards is not None and self._shards.unwritten:
+            reply = self._commit_with_rows(self._shards, change, keys)
+        else:
+            reply = self._run(COMMIT, keys, change.arguments(), change.n_rows)
         status, version = reply if isinstance(reply, list) else (b"", b"")
         if not isinstance(status, bytes) or not isinstance(version, bytes):
             return b"", b""
         return status, version
+
+    def _commit_with_rows(self, shards: Shards, change: Change, keys: list[Word]) -> Reply:
+        """Commit, and write the rows of the commit before it, in one round trip."""
+        if len(shards.unwritten) > 1:
+            shards.finish()
+        words = change.arguments()
+        command: list[Word] = ["EVALSHA", digest_of(COMMIT), len(keys), *keys, *words]
+        n_rows = change.n_rows + sum(len(p.keys) for i in shards.unwritten for p in i.parts)
+        home = slot_of(self._keys.name.encode())
+        reply, *rest = shards.run([(home, command), *shards.writes()], n_rows=n_rows)
+        shards.written(rest)
+        if isinstance(reply, Exception):
+            reply = self._run(COMMIT, keys, words, change.n_rows)
+        return reply
 
     def _load(self) -> None:
         """Bring scalars, ids, feedback and held rows to the version that Redis has."""
@@ -200,6 +236,8 @@ class RedisReplica(RowCache):
         if chain is None:
             loaded = self._ask_for_all()
             self.drop_rows()
+        if self._shards is not None:
+            self._load_shards(self._shards, loaded)
         scalars = decode_scalars(loaded.state)
         self._take_ids(loaded, scalars)
         self._take_scalars(scalars)
@@ -212,6 +250,14 @@ class RedisReplica(RowCache):
         if self._unsure is not None and number == b"%d" % self._unsure.number:
             self._settled, self._unsure = self._unsure, None
         self._must_load = self._must_load_all = False
+
+    def _load_shards(self, shards: Shards, loaded: Loaded) -> None:
+        """Finish what others left; a head that is behind its rows, and stays there, went back."""
+        if shards.load(loaded.epoch, loaded.shards, loaded.intents):
+            return
+        (version,) = self.link.call([("HGET", self._keys.head, "version")])
+        if version == loaded.version:
+            raise self._missing("rows of a later commit than the last")
 
     def _ask_for_all(self) -> Loaded:
         return self._ask((-1, 0), (-1, 0), b"", -1)
@@ -328,6 +374,8 @@ class RedisReplica(RowCache):
 
     def _fetch(self, keys: list[Int64Array]) -> list[Values]:
         """Read rows, in one round trip."""
+        if self._shards is not None:
+            return self._shards.fetch(keys)
         names = [self._keys.row_keys(entity, wanted) for entity, wanted in enumerate(keys)]
         commands: list[list[Word]] = [["MGET", *wanted] for wanted in names if wanted]
         replies = iter(self.link.call(commands, n_rows=sum(map(len, names))))
@@ -340,8 +388,13 @@ class RedisReplica(RowCache):
 
     def _all_keys(self) -> list[Int64Array]:
         """List the keys of all rows in Redis, by entity type."""
-        at = len(self._keys.rows)
-        tails = {key[at:] for key in self._scan(self._keys.rows) if len(key) == at + 9}
+        if self._shards is not None:
+            self._shards.finish()
+            named = [key for names in self._shards.names().values() for key in names]
+            tails = {key[-9:] for key in named if key[-12:-9] == b":r:"}
+        else:
+            at = len(self._keys.rows)
+            tails = {key[at:] for key in self._scan(self._keys.rows) if len(key) == at + 9}
         return [
             np.array(
                 [int.from_bytes(t[1:], "little", signed=True) for t in tails if t[0] == entity],

@@ -10,7 +10,13 @@ Keys of a store, all with one hash tag::
     sentinel:{name}:writer:<id>  the last commit of a writer, and the version it made; expires
     sentinel:{name}:ids:0, :1    event ids seen, two generations, eight bytes each
     sentinel:{name}:fids:0, :1   the same of feedback
+    sentinel:{name}:intents      list: rows of commits that may not be in their shards yet
     sentinel:{name}:r:<type><key>  a row: type one byte, key eight
+
+In a Cluster rows are in shards, each with a hash tag of its own::
+
+    sentinel:{name:07}:mark      epoch and number of the last commit that wrote to the shard
+    sentinel:{name:07}:r:<type><key>  a row
 
 The first write of a commit is one that Redis refuses when it may not write at all (memory, disk,
 replica), so a refused commit has written nothing.
@@ -25,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.core import limits
+from sentinel.features.stores.redis_intent import Intent
 from sentinel.features.stores.redis_link import Word
 
 COMMIT = """
@@ -41,6 +48,12 @@ if not found then return {'missing', ''} end
 if found ~= expected then return {'moved', found} end
 redis.call('HSET', KEYS[1], 'version', version, 'state', take(), 'turn', take(),
            'feedback_turn', take())
+local shards, intent, unfinished = take(), take(), take()
+if intent ~= '' then
+  redis.call('HSET', KEYS[1], 'shards', shards)
+  redis.call('RPUSH', KEYS[11], intent)
+  redis.call('LTRIM', KEYS[11], '-' .. unfinished, -1)
+end
 redis.call('SET', KEYS[6], number .. ' ' .. version, 'PX', take())
 local mark = take()
 if mark ~= '' then redis.call('HSET', KEYS[1], 'pending', mark) end
@@ -62,7 +75,7 @@ end
 local dropped = tonumber(take())
 if dropped > 0 then redis.call('ZREMRANGEBYRANK', KEYS[5], 0, dropped - 1) end
 for _ = 1, tonumber(take()) do redis.call('ZADD', KEYS[5], take(), take()) end
-local row = 10
+local row = 11
 for _ = 1, tonumber(take()) do
   local ttl, count = take(), tonumber(take())
   if ttl ~= '0' then
@@ -88,7 +101,7 @@ return {'done', version}
 
 LOAD = """
 local head = redis.call('HMGET', KEYS[1], 'version', 'epoch', 'identity', 'format', 'state',
-                        'turn', 'feedback_turn', 'pending')
+                        'turn', 'feedback_turn', 'pending', 'shards')
 if not head[1] then return {} end
 local function ids(turn, own_turn, known, first, second)
   if turn == own_turn then
@@ -97,13 +110,16 @@ local function ids(turn, own_turn, known, first, second)
   end
   return {'all', redis.call('GET', first) or '', redis.call('GET', second) or ''}
 end
-local pending = false
-if head[8] ~= ARGV[5] then pending = redis.call('ZRANGE', KEYS[5], 0, -1) end
+local pending = {'same'}
+if head[8] ~= ARGV[5] then
+  pending = redis.call('ZRANGE', KEYS[5], 0, -1)
+  table.insert(pending, 1, 'all')
+end
 return {
   head, redis.call('HGETALL', KEYS[2]), redis.call('LRANGE', KEYS[3], ARGV[6], -1),
   ids(head[6], ARGV[1], ARGV[2], KEYS[7], KEYS[8]),
   ids(head[7], ARGV[3], ARGV[4], KEYS[9], KEYS[10]),
-  pending, redis.call('GET', KEYS[6])
+  pending, redis.call('LRANGE', KEYS[11], 0, -1), redis.call('GET', KEYS[6])
 }
 """
 
@@ -112,6 +128,29 @@ CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV))
 return 1
+"""
+
+
+# Write the rows of one commit into one shard, once, and only onto the commit before it there.
+WRITE_ROWS = """
+local epoch, number, before = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local found, at = redis.call('GET', KEYS[1]), 0
+if found then
+  local own
+  own, at = string.match(found, '^(.*):(%d+)$')
+  if own ~= epoch then return {'other', found} end
+  at = tonumber(at)
+end
+if at == number then return {'done', found} end
+if at > number then return {'ahead', found} end
+if at ~= before then return {'behind', found or ''} end
+redis.call('SET', KEYS[1], epoch .. ':' .. ARGV[2])
+for i = 2, #KEYS do
+  local ttl, value = ARGV[2 * i], ARGV[2 * i + 1]
+  if ttl ~= '0' then redis.call('SET', KEYS[i], value, 'PX', ttl)
+  else redis.call('SET', KEYS[i], value) end
+end
+return {'done', ''}
 """
 
 
@@ -140,6 +179,14 @@ class Keys:
         """What every key of the store begins with."""
         return f"sentinel:{{{self.name}}}:".encode()
 
+    def shard_tag(self, shard: int) -> bytes:
+        """Return the hash tag of a shard in a Cluster."""
+        return b"%b:%02d" % (self.name.encode(), shard)
+
+    def shard_prefix(self, shard: int) -> bytes:
+        """Return what every key of a shard begins with."""
+        return b"sentinel:{%b}:" % self.shard_tag(shard)
+
     @property
     def rows(self) -> bytes:
         """What the key of every row begins with."""
@@ -155,7 +202,7 @@ class Keys:
         """
         names = (
             "head", "positions", "changes", f"answers:{where[1]}/{where[0]}", "pending",
-            f"writer:{self.writer}", "ids:0", "ids:1", "fids:0", "fids:1",
+            f"writer:{self.writer}", "ids:0", "ids:1", "fids:0", "fids:1", "intents",
         )  # fmt: skip
         return tuple(self.prefix + name.encode() for name in names)
 
@@ -205,6 +252,14 @@ class Change:
     n_answers_kept : int
     ids : list of (int, bool, bytes)
         Place of the key, whether it begins anew, what is appended.
+    shards : bytes
+        For a Cluster: number of the last commit of each shard; empty for a single node.
+    intent : bytes
+        For a Cluster: the rows, to be written after the commit.
+    intended : Intent or None
+        The same, before it was encoded.
+    n_unfinished : int
+        Intents that are kept, this one included.
     n_pending_dropped : int
     pending : list of (int, bytes)
         Known-at and content.
@@ -224,6 +279,10 @@ class Change:
     answers: bytes = b""
     n_answers_kept: int = 0
     ids: list[tuple[int, bool, bytes]] = field(default_factory=list)
+    shards: bytes = b""
+    intent: bytes = b""
+    intended: Intent | None = None
+    n_unfinished: int = 0
     n_pending_dropped: int = 0
     pending: list[tuple[int, bytes]] = field(default_factory=list)
     rows: list[tuple[int, list[bytes], list[bytes]]] = field(default_factory=list)
@@ -231,7 +290,7 @@ class Change:
     @property
     def n_rows(self) -> int:
         """How many rows travel."""
-        return sum(len(keys) for _, keys, _ in self.rows)
+        return sum(len(keys) for _, keys, _ in self.rows) + len(self.intent) // 1024
 
     def keys(self, keys: Keys) -> list[Word]:
         """Return all keys, rows last."""
@@ -241,6 +300,7 @@ class Change:
         """Return the arguments in the order in which the script takes them."""
         words: list[Word] = [
             self.expected, self.version, self.number, self.state, *self.turns,
+            self.shards, self.intent, self.n_unfinished,
             limits.STORE_WRITER_MS, self.pending_mark, len(self.positions),
         ]  # fmt: skip
         for name, position in self.positions.items():

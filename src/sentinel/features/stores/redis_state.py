@@ -76,6 +76,10 @@ class Loaded:
         Whether they are all, and the ids of both generations, or those that were added.
     pending : list of bytes or None
         None where it has not changed.
+    shards : bytes
+        Number of the last commit of each shard; empty for a single node.
+    intents : list of bytes
+        Rows of commits that may not be in their shards yet, oldest first.
     writer : bytes
         Number and version of this writer's last commit; empty for none.
     """
@@ -92,6 +96,8 @@ class Loaded:
     ids: tuple[bool, bytes, bytes]
     feedback_ids: tuple[bool, bytes, bytes]
     pending: list[bytes] | None
+    shards: bytes
+    intents: list[bytes]
     writer: bytes
 
 
@@ -106,7 +112,8 @@ def decode_loaded(reply: Reply) -> Loaded | None:
         partition, source = name.decode().split("/", 1)
         positions[source, int(partition)] = int(position)
     # A table of the script ends at its first nil.
-    rest: list[Reply] = [*reply[3:], None, None]
+    rest: list[Reply] = [*reply[3:], None]
+    waiting = [_bytes(part) for part in _list(rest[2])]
     return Loaded(
         version=head[0], epoch=head[1], identity=head[2], format=head[3], state=head[4],
         turns=(int(head[5]), int(head[6])),
@@ -115,8 +122,10 @@ def decode_loaded(reply: Reply) -> Loaded | None:
         changes=[_bytes(part) for part in _list(reply[2])],
         ids=_ids(rest[0]),
         feedback_ids=_ids(rest[1]),
-        pending=[_bytes(part) for part in rest[2]] if isinstance(rest[2], list) else None,
-        writer=_bytes(rest[3]),
+        pending=waiting[1:] if waiting[0] == b"all" else None,
+        shards=head[8],
+        intents=[_bytes(part) for part in _list(rest[3])],
+        writer=_bytes(rest[4]),
     )  # fmt: skip
 
 

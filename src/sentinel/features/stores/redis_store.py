@@ -23,6 +23,7 @@ import enum
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -260,6 +261,8 @@ class RedisStore(RedisReplica):
             self._drain()
             if self._must_load:
                 self._load()
+            if self._shards is not None:
+                self._shards.finish()
             self.link.call([("EXISTS", self._keys.head)])
         except SentinelError as error:
             if error.code not in _LOSSES:
@@ -303,6 +306,10 @@ class RedisStore(RedisReplica):
 
     def close(self, *, with_snapshot: bool = True) -> None:
         """Close the connection; the state is in Redis."""
+        if self._shards is not None:
+            # What cannot be written now is finished by whoever opens the store next.
+            with suppress(SentinelError):
+                self._shards.finish()
         self.link.close()
 
     # --- a transaction ---------------------------------------------------------------------------
@@ -339,6 +346,8 @@ class RedisStore(RedisReplica):
             if self._settled is not None and self._settled.number == number:
                 settled, self._settled = self._settled, None
                 return settled.matrix
+            if self._has_gap(batch):
+                self._load()  # another writer may have taken what is missing
             is_new = self._is_new(batch)
             if batch.n_rows and not is_new.any():
                 return None if is_feedback else self._answer_again(batch, ~is_new)
@@ -393,6 +402,8 @@ class RedisStore(RedisReplica):
             self._must_load = True
             return False, None
         self._version = version
+        if self._shards is not None and change.intended is not None:
+            self._shards.committed(change.intended)
         self._pending_mark = change.pending_mark or self._pending_mark
         if change.answers:
             self._answer_bytes.append(len(change.answers))
@@ -431,11 +442,18 @@ class RedisStore(RedisReplica):
         change.n_pending_dropped = len(before.feed.times) - self._pending.n_rows
         changed = self.changed(before)
         change.changed = encode_changes(change.version, [found for found, _ in changed])
-        change.rows = [
-            (self._ttls_ms[entity], self._keys.row_keys(entity, found), split_rows(rows))
-            for entity, (found, rows) in enumerate(changed)
-            if len(found)
-        ]
+        if self._shards is not None:
+            intent = self._shards.intend(self._n_version + 1, changed)
+            change.intended = intent
+            change.intent = intent.encode()
+            change.shards = self._shards.numbers_with(intent).tobytes()
+            change.n_unfinished = 1 + len(self._shards.unwritten)
+        else:
+            change.rows = [
+                (self._ttls_ms[entity], self._keys.row_keys(entity, found), split_rows(rows))
+                for entity, (found, rows) in enumerate(changed)
+                if len(found)
+            ]
         self._finish(change)
         return matrix, _Undo(before, ids, ids[:0], turns, self._feedback_sequence)
 
@@ -483,20 +501,25 @@ class RedisStore(RedisReplica):
         """Return the first position of a source that the state does not hold."""
         return max(self._next.get(where, 0), self._accepted.get(where, 0))
 
+    def _has_gap(self, batch: EventBatch) -> bool:
+        """Whether positions are missing between the state and a batch."""
+        raw = batch.raw
+        where = (raw.source, raw.partition)
+        is_known = self.settings.is_fenced and len(raw.positions) and where in self._next
+        return bool(is_known and int(raw.positions[0]) > self._held(where))
+
     def _is_new(self, batch: EventBatch) -> BoolArray:
         """Mark the rows that the state does not hold, or raise where a source has a hole."""
         raw = batch.raw
         if not self.settings.is_fenced or not len(raw.positions):
             return np.ones(batch.n_rows, dtype=np.bool_)
-        where = (raw.source, raw.partition)
-        held = self._held(where)
-        first = int(raw.positions[0])
-        if where in self._next and first > held:
+        held = self._held((raw.source, raw.partition))
+        if self._has_gap(batch):
             raise SentinelError(
                 ErrorCode.SOURCE_GAP,
                 at=f"{raw.source}/{raw.partition}",
                 expected=f"position {held}",
-                got=first,
+                got=int(raw.positions[0]),
                 hint="The source has lost events. Accept the gap, or replay from another source.",
             )
         return raw.positions[batch.rows] >= held

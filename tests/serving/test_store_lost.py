@@ -1,0 +1,102 @@
+"""A server whose state is in Redis: killed and frozen while events come; nobody has to help it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import serving_rig
+from serving_rig import Served, payment, served
+
+from sentinel.features.stores.choice import parse_store
+from sentinel.features.stores.redis_store import RedisStore
+from sentinel.scoring.policy import StalePolicy
+from sentinel.testing.redis_server import RedisServer
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    with RedisServer(folder) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+def store_of(server: Served) -> RedisStore:
+    engine = server.opened.scorer.engine
+    assert isinstance(engine, RedisStore)
+    return engine
+
+
+def causes(server: Served) -> str:
+    return str(server.plane.health().causes)
+
+
+@pytest.mark.reliability("D1", "D2", t1=2, t2=20, t3=100)
+def test_server_answers_on_stale_defaults_says_so_and_recovers_by_itself(
+    redis: RedisServer, tmp_path: Path, trials: Iterator[int]
+) -> None:
+    """Killed at even trials, frozen at odd ones; degraded, never unready, and named."""
+    for trial in trials:
+        address = parse_store(f"{redis.url}?name=serve-{trial}")
+        with served(tmp_path / str(trial), store=address) as running:
+            running.wait_ready()
+            for k in range(5):
+                assert running.score(payment(f"{trial}-before-{k}", card_id="c-1")).status == 200
+            lose(redis, is_killed=trial % 2 == 0)
+            answer = running.score(
+                payment(f"{trial}-during", card_id="c-1"), sentinel_timeout_ms="5000"
+            )
+            assert answer.status == 200
+            assert answer.json()["served_by"] == "champion"
+            running.wait_until(lambda s=running: f"store {redis.url}" in causes(s))
+            assert running.plane.health().is_ready
+            assert running.plane.health().state == "degraded"
+            bring_back(redis, is_killed=trial % 2 == 0)
+            running.wait_until(lambda s=running: "store" not in causes(s))
+            store = store_of(running)
+            assert store.n_backlog == 0
+            assert store.store_counts.stale_events >= 1
+            assert store.counts().events == 6
+
+
+def test_events_are_held_where_the_policy_holds_stale_ones(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = serving_rig.golden_release()
+    policy = msgspec.structs.replace(plain.parts.policy, stale=StalePolicy.HOLD)
+    strict = replace(plain, parts=replace(plain.parts, policy=policy))
+    monkeypatch.setattr(serving_rig, "golden_release", lambda: strict)
+    with served(tmp_path, store=parse_store(redis.url)) as running:
+        running.wait_ready()
+        assert running.score(payment("known", card_id="c-2")).json()["outcome"] != "held"
+        lose(redis, is_killed=True)
+        answer = running.score(payment("lost", card_id="c-2"), sentinel_timeout_ms="5000").json()
+        assert (answer["outcome"], answer["score"], answer["reason"]) == (
+            "held",
+            None,
+            "features-stale",
+        )
+        bring_back(redis, is_killed=True)
+        running.wait_until(lambda: "store" not in causes(running))
+        assert running.score(payment("back", card_id="c-2")).json()["outcome"] != "held"
+
+
+def lose(redis: RedisServer, *, is_killed: bool) -> None:
+    if is_killed:
+        redis.kill()
+    else:
+        redis.send(signal.SIGSTOP)
+
+
+def bring_back(redis: RedisServer, *, is_killed: bool) -> None:
+    if is_killed:
+        redis.start()
+    else:
+        redis.send(signal.SIGCONT)
