@@ -122,6 +122,7 @@ class Batcher:
         self._flying_since_s = 0.0
         self._flying_estimate_s = 0.0
         self._beat_s = time.monotonic()
+        self._ticked_s = self._beat_s
         self._failure = ""
         self._n_batches = self._n_rows = self._n_late = 0
         self._n_refused: dict[str, int] = {}
@@ -282,7 +283,10 @@ class Batcher:
                     self._condition.wait(limits.HEARTBEAT_S)
                     self._is_waiting = False
             with self._scoring:
-                if not self._score_next(self._hand_back) or self._calls:
+                is_busy = self._score_next(self._hand_back)
+                # Under a load without a gap, too: a snapshot, a lost store and a pause are due.
+                is_due = time.monotonic() - self._ticked_s >= limits.HEARTBEAT_S
+                if not is_busy or self._calls or is_due:
                     self._pass_time()
         self._fail_the_rest()
 
@@ -338,6 +342,7 @@ class Batcher:
             calls, self._calls = self._calls, []
         for call in calls:
             attempt(call, at="scoring thread")
+        self._ticked_s = time.monotonic()
         attempt(self._worker.tick, at="tick")
         self._failure = self._worker.failure()
 
