@@ -28,6 +28,7 @@ DOORS = {
     "/v1/score": "score",
     "/v1/feedback": "score",
     "/v1/decisions/{event_id}": "read",
+    "/v1/decisions/{event_id}/explanation": "read",
     "/v1/release": "read",
     "/v1/health": None,
     "/openapi.json": None,

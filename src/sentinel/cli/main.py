@@ -14,6 +14,7 @@ from sentinel.cli import (
     contract,
     data,
     demo,
+    explain,
     features,
     features_replay,
     init,
@@ -82,6 +83,7 @@ for command in (
     features_replay,
     stream,
     records,
+    explain,
     config,
     init,
 ):

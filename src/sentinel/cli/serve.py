@@ -124,6 +124,7 @@ def settings_of(
         ``bind-refused``, ``configuration-invalid``.
     """
     from sentinel.serving import ServerSettings
+    from sentinel.serving.settings import ExplainMode
 
     return ServerSettings(
         host=configuration.serve_host,
@@ -139,6 +140,7 @@ def settings_of(
         quarantine=Path(configuration.quarantine_folder),
         store=store,
         log=log,
+        explain=ExplainMode(configuration.serve_explain),
         drain_notice_s=configuration.serve_drain_notice_s,
     )
 

@@ -131,6 +131,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             description="Milliseconds for a request that names no deadline.",
         ),
     ] = limits.REQUEST_TIMEOUT_MS_DEFAULT
+    serve_explain: Annotated[
+        str,
+        Meta(
+            pattern="^(flagged|all|none)$",
+            description="Decisions that are explained: `flagged` (declined, reviewed), `all`, "
+            "`none`.",
+        ),
+    ] = "flagged"
     serve_drain_notice_s: Annotated[
         float, Meta(ge=0, le=600, description="Seconds of not being ready before the door closes.")
     ] = limits.DRAIN_NOTICE_S

@@ -448,6 +448,11 @@ SWAP_CHECK_S = 1.0
 SWAP_S_MAX = 5.0
 # How long the canary of a staged release may take through the queue.
 SWAP_CANARY_S_MAX = 10.0
+# Rows of a challenger that wait: ten seconds at 3,000 a second, 4 MB at 32 features. Taken so often
+# and scored so many at a time, so that the doors keep the interpreter.
+SHADOW_ROWS_MAX = 32_768
+SHADOW_EVERY_S = 0.1
+SHADOW_SLICE_ROWS = 1_024
 # What operators did, as far as a server remembers it by itself; all of it is in the log.
 OPERATIONS_KEPT = 100
 # A request of an operator: a name and a reason.

@@ -49,6 +49,7 @@ NATIVE_MODULES = (
     "scoring/explanation/tree_kernel.py",
     "scoring/guards.py",
     "scoring/sanity.py",
+    "serving/recent_rows.py",
     "scoring/tally.py",
     "serving/recent_rows.py",
 )

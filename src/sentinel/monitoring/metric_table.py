@@ -108,6 +108,10 @@ METRICS = (
     _gauge("sentinel_ready", "1 while the canary has just gone right through the door."),
     _counter("sentinel_release_changes_total", "Changes of the release in service.", "kind",
              n_series_max=4),
+    _counter("sentinel_explanations_total", "Rows to be explained, by what became of them.",
+             "result"),
+    _counter("sentinel_explainer_starts_total", "Starts of the explainer's process."),
+    _gauge("sentinel_explanation_queue_rows", "Rows that wait to be explained."),
     # stream
     _gauge("sentinel_stream_lag_events", "Events of a partition that were not read yet.",
            "topic", "partition", n_series_max=limits.METRIC_LABEL_VALUES_MAX),

@@ -38,6 +38,7 @@ _INFER_TYPES = frozenset({b"", JSON, b"application/octet-stream"})
 _TIMEOUT_HEADERS = (b"sentinel-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(?:ready|infer))?")
 _DECISIONS = b"/v1/decisions/"
+_EXPLANATION = b"/explanation"
 CANARY_HEADER = b"sentinel-canary"
 RELEASE_HEADER = b"sentinel-release"
 
@@ -80,7 +81,8 @@ class HttpRoutes:
     def table(self) -> dict[bytes, tuple[bytes, ...]]:
         """Every path with its methods; a decision's ends in an event id."""
         table = {path: tuple(methods) for path, methods in self._routes.items()}
-        return table | {_DECISIONS + b"{event_id}": (b"GET",)}
+        decision = _DECISIONS + b"{event_id}"
+        return table | {decision: (b"GET",), decision + _EXPLANATION: (b"GET",)}
 
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
         """Answer a request, now or later."""
@@ -140,7 +142,8 @@ class HttpRoutes:
     def _unusual(self, request: HttpRequest) -> dict[bytes, Handle]:
         """Find the routes of paths that hold a name of the caller's."""
         if request.path.startswith(_DECISIONS):
-            return {b"GET": self._decision}
+            is_why = request.path.endswith(_EXPLANATION)
+            return {b"GET": self._explanation if is_why else self._decision}
         match = _MODEL_PATH.fullmatch(request.path)
         if match is not None:
             name, version = match[1], match[2]
@@ -189,6 +192,16 @@ class HttpRoutes:
         self._require(request, Scope.READ)
         raw = unquote_to_bytes(request.path[len(_DECISIONS) :])
         return HttpResponse(200, self._plane.decision(raw.decode("utf-8", "replace")))
+
+    def _explanation(self, request: HttpRequest) -> HttpResponse:
+        self._require(request, Scope.READ)
+        raw = unquote_to_bytes(request.path[len(_DECISIONS) : -len(_EXPLANATION)])
+        event_id = raw.decode("utf-8", "replace")
+        found = self._plane.explanation(event_id)
+        if found is not None:
+            return HttpResponse(200, found)
+        body = json.dumps({"event_id": event_id, "status": "pending"}).encode()
+        return HttpResponse(202, body, headers=((b"retry-after", b"1"),))
 
     # --- tensors -----------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ def openapi_document(plane: Plane) -> _Schema:
         "/v1/score": {"post": _score(plane)},
         "/v1/feedback": {"post": _feedback(plane)},
         "/v1/decisions/{event_id}": {"get": _decision()},
+        "/v1/decisions/{event_id}/explanation": {"get": _explanation()},
         "/v1/release": {"get": _get("What runs, and how it is", _object(), errors=(401, 403))},
         "/v1/health": {"get": _get("Live, started, ready, degraded, and why", _object(), (503,))},
         "/openapi.json": {"get": _get("This document", _object())},
@@ -150,6 +151,21 @@ def _decision() -> _Schema:
     return {**found, "parameters": [parameter]}
 
 
+def _explanation() -> _Schema:
+    found = _get(
+        "Why the decision of an event is what it is", _explanation_schema(), (404, 410, 429)
+    )
+    pending = {
+        "description": "it is on its way",
+        "content": {"application/json": {"schema": _object()}},
+    }
+    responses = found["responses"]
+    if isinstance(responses, dict):
+        responses["202"] = pending
+    parameter = {"name": "event_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {**found, "parameters": [parameter]}
+
+
 def _get(summary: str, schema: _Schema, errors: tuple[int, ...] = ()) -> _Schema:
     return {
         "summary": summary,
@@ -199,6 +215,37 @@ def _decision_schema() -> _Schema:
             "feature_hash": {"type": "string"},
         },
         "additionalProperties": False,
+    }
+
+
+def _explanation_schema() -> _Schema:
+    number, text = {"type": "number"}, {"type": "string"}
+    reason = {
+        "type": "object",
+        "required": ["code", "words", "feature", "direction", "contribution", "status"],
+        "properties": {
+            **dict.fromkeys(("code", "words", "feature", "direction", "status"), text),
+            "contribution": number,
+        },
+    }
+    feature = {
+        "type": "object",
+        "required": ["name", "value", "status", "contribution"],
+        "properties": {
+            "name": text,
+            "value": {"type": ["number", "null"]},
+            "status": text,
+            "contribution": number,
+        },
+    }
+    return {
+        "type": "object",
+        "properties": {
+            **dict.fromkeys(("event_id", "release", "outcome", "served_by", "method"), text),
+            **dict.fromkeys(("score", "base", "residual", "error"), number),
+            "reasons": {"type": "array", "items": reason},
+            "features": {"type": "array", "items": feature},
+        },
     }
 
 

@@ -21,6 +21,8 @@ from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.release import LoadedRelease, Standing
 from sentinel.release.decision_log import log_context, open_decision_log
 from sentinel.scoring import Scorer, Sinks
+from sentinel.serving.explanations import Explanations, Tap, watch
+from sentinel.serving.kept_explanations import EXPLANATIONS_FOLDER
 from sentinel.serving.settings import ServerSettings
 from sentinel.serving.working_release import WorkingRelease
 
@@ -33,16 +35,21 @@ class LateSink:
     log : DecisionLog or None
     context : LogContext or None
         What the records of this scorer share; None: what the log was opened with.
+    tap : Tap or None
+        Where decisions go that may be explained.
     """
 
     def __init__(self) -> None:
         self.log: DecisionLog | None = None
         self.context: LogContext | None = None
+        self.tap: Tap | None = None
 
     def append(self, records: LogRecords) -> None:
         """Hand records on."""
         if self.log is not None:
             self.log.append(records, context=self.context)
+        if self.tap is not None:
+            self.tap.offer(records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,7 @@ class Opened:
         What is written while serving: its name, its folder, and whether serving ends without it.
     refusals : Quarantine
     drift : DriftSettings
+    explanations : Explanations
     """
 
     loaded: LoadedRelease
@@ -69,6 +77,7 @@ class Opened:
     folders: tuple[tuple[str, Path, bool], ...]
     refusals: Quarantine
     drift: DriftSettings
+    explanations: Explanations
 
     def open_release(self, loaded: LoadedRelease) -> WorkingRelease:
         """Make another release ready to take over: the same state, log, quarantine and metrics.
@@ -81,9 +90,10 @@ class Opened:
             What the scorer raises.
         """
         sink = LateSink()
+        sink.tap = self.explanations.tap(loaded)
         sinks = Sinks(
             refusals=self.refusals,
-            decisions=None if self.log is None else sink,
+            decisions=None if self.log is None and sink.tap is None else sink,
             metrics=self.metrics,
         )
         scorer = Scorer(loaded.parts, sinks, engine=self.scorer.engine, is_in_service=False)
@@ -118,10 +128,12 @@ def open_parts(
     """
     metrics = Metrics()
     quarantine = stack.enter_context(Quarantine(settings.quarantine))
+    explanations = open_explanations(settings, metrics)
+    stack.callback(explanations.close)
     sink = LateSink()
-    sinks = Sinks(
-        refusals=quarantine, decisions=None if settings.log is None else sink, metrics=metrics
-    )
+    sink.tap = explanations.tap(loaded)
+    is_kept = settings.log is not None or sink.tap is not None
+    sinks = Sinks(refusals=quarantine, decisions=sink if is_kept else None, metrics=metrics)
     engine = stack.enter_context(open_store(settings.store, loaded.parts.plan, is_fenced=False))
     scorer = loaded.open_scorer(sinks, engine=engine)
     stack.callback(scorer.close)
@@ -156,4 +168,13 @@ def open_parts(
         folders=tuple(folders),
         refusals=quarantine,
         drift=drift,
+        explanations=explanations,
     )
+
+
+def open_explanations(settings: ServerSettings, metrics: Metrics) -> Explanations:
+    """Make the desk for explanations; what it finds is kept beside the decision log."""
+    folder = None if settings.log is None else settings.log / EXPLANATIONS_FOLDER
+    explanations = Explanations(settings.explain, folder)
+    watch(explanations, metrics)
+    return explanations

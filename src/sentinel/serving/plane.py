@@ -22,7 +22,9 @@ from sentinel.release import LoadedRelease, Standing
 from sentinel.scoring import Canary
 from sentinel.serving.batcher import Batcher, BatcherState
 from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.explanations import Explanations
 from sentinel.serving.health import Health, HealthReport
+from sentinel.serving.settings import ExplainMode
 from sentinel.serving.work import Kind, Reply, Work
 from sentinel.serving.working_release import WorkingRelease
 
@@ -80,6 +82,8 @@ class Plane:
     memory : DecisionMemory
     health : Health
     metrics : Metrics
+    explanations : Explanations, optional
+        None: there are none.
 
     Attributes
     ----------
@@ -95,8 +99,12 @@ class Plane:
         memory: DecisionMemory,
         health: Health,
         metrics: Metrics,
+        explanations: Explanations | None = None,
     ) -> None:
         self.current = release
+        self._explanations = (
+            explanations if explanations is not None else Explanations(ExplainMode.NONE)
+        )
         self.batcher = batcher
         self.health_state = health
         self.metrics = metrics
@@ -202,6 +210,17 @@ class Plane:
                 got=event_id,
             )
         return line
+
+    def explanation(self, event_id: str) -> bytes | None:
+        """Return why the decision of an event is what it is, as JSON; None: it is on its way.
+
+        Raises
+        ------
+        SentinelError
+            ``decision-unknown``, ``explanation-unavailable``, ``overloaded``.
+        """
+        self.decision(event_id)
+        return self._explanations.find(event_id.encode())
 
     # --- what is served ----------------------------------------------------------------------
 
@@ -309,7 +328,7 @@ class Plane:
 
     def look(self, further: tuple[str, ...] = ()) -> None:
         """Look at what may be degraded; the canary's clock calls it, not a probe."""
-        causes = self.current.scorer.status().causes + further
+        causes = self.current.scorer.status().causes + further + self._explanations.causes()
         if self.loaded.standing is not Standing.APPROVED:
             causes = (f"the release is {self.loaded.standing}", *causes)
         self._causes = causes

@@ -152,7 +152,12 @@ class Server:
         )
         batcher = Batcher(worker, loop)
         plane = Plane(
-            release, batcher, memory=memory, health=self._health, metrics=self._opened.metrics
+            release,
+            batcher,
+            memory=memory,
+            health=self._health,
+            metrics=self._opened.metrics,
+            explanations=self._opened.explanations,
         )
         self.swap = Swap(self._opened, plane, worker, loop, source=self._source)
         self.routes = routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)

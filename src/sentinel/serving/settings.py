@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,14 @@ from pathlib import Path
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.choice import IN_MEMORY, StoreChoice
+
+
+class ExplainMode(enum.StrEnum):
+    """Which decisions are explained by themselves."""
+
+    FLAGGED = "flagged"
+    ALL = "all"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,9 @@ class ServerSettings:
         Folder of the decision log; None: no log.
     is_rehearsal : bool
         Take events of the past: event times are not held against the clock, and health says so.
+    explain : ExplainMode
+        Which decisions are explained by themselves: ``flagged`` (declined and reviewed), ``all``,
+        ``none``: then nobody may ask either.
     drain_notice_s : float
         How long readiness is false before the door closes.
     canary_s : float
@@ -63,6 +75,7 @@ class ServerSettings:
     store: StoreChoice = IN_MEMORY
     log: Path | None = None
     is_rehearsal: bool = False
+    explain: ExplainMode = ExplainMode.NONE
     drain_notice_s: float = limits.DRAIN_NOTICE_S
     canary_s: float = limits.DOOR_CANARY_S
 

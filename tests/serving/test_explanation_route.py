@@ -1,0 +1,108 @@
+"""Explanations through the real door: on their way, there, and not to be had."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving_rig import Answered, Served, payment, served
+from tests.serving.explanation_rig import explained_release, wait_until
+
+from sentinel.serving.kept_explanations import EXPLANATIONS_FOLDER, find_explanation
+from sentinel.serving.settings import ExplainMode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("explained")
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Served]:
+    loaded = explained_release(folder / "release")
+    with served(folder, loaded=loaded, log=folder / "log", explain=ExplainMode.FLAGGED) as found:
+        found.wait_ready()
+        yield found
+
+
+def why(running: Served, event_id: str) -> Answered:
+    return running.request("GET", f"/v1/decisions/{event_id}/explanation")
+
+
+def explained(running: Served, event_id: str) -> dict[str, object]:
+    wait_until(lambda: why(running, event_id).status != 202)
+    answer = why(running, event_id)
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def test_a_decision_is_explained_when_it_is_asked_for(running: Served, folder: Path) -> None:
+    """202 with Retry-After, then the document; kept beside the decision log."""
+    decision = running.score(payment("why/1 ü", amount=900.0, channel="online")).json()
+    event_id = "why%2F1%20%C3%BC"
+    first = why(running, event_id)
+    assert first.status in {200, 202}
+    if first.status == 202:
+        assert first.headers["retry-after"] == "1"
+        assert first.json() == {"event_id": "why/1 ü", "status": "pending"}
+    found = explained(running, event_id)
+    assert found["event_id"] == "why/1 ü"
+    assert found["outcome"] == decision["outcome"]
+    assert found["score"] == pytest.approx(decision["score"], rel=1e-6)
+    features = found["features"]
+    assert isinstance(features, list)
+    log_odds = found["base"] + sum(each["contribution"] for each in features)
+    assert 1 / (1 + math.exp(-log_odds)) == pytest.approx(decision["score"], rel=1e-3)
+    kept = find_explanation(folder / "log" / EXPLANATIONS_FOLDER, "why/1 ü")
+    assert kept is not None
+    assert json.loads(kept) == found
+
+
+def test_flagged_decisions_are_explained_without_being_asked_for(running: Served) -> None:
+    """The counter of explanations rises with the declined and the reviewed."""
+    desk = running.opened.explanations
+    before = desk.counts().get("explained", 0)
+    events = [payment(f"many-{number}", amount=10.0 + 40 * number) for number in range(200)]
+    outcomes = [line["outcome"] for line in running.score(*events).lines()]
+    n_flagged = sum(outcome in {"review", "decline"} for outcome in outcomes)
+    wait_until(lambda: desk.counts().get("explained", 0) == before + n_flagged)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/decisions/nobody/explanation", 404, "decision-unknown"),
+        ("POST", "/v1/decisions/nobody/explanation", 405, "method-unsupported"),
+    ],
+)
+def test_what_is_not_there_has_its_code(
+    running: Served, method: str, path: str, status: int, code: str
+) -> None:
+    """As at every other route."""
+    answer = running.request(method, path)
+    assert (answer.status, answer.json()["code"]) == (status, code)
+
+
+def test_a_server_without_explanations_says_so(tmp_path: Path) -> None:
+    """410, with the reason in words."""
+    with served(tmp_path) as plain:
+        plain.wait_ready()
+        plain.score(payment("p1"))
+        answer = why(plain, "p1")
+    assert answer.status == 410
+    assert answer.json()["code"] == "explanation-unavailable"
+    assert "turned off" in str(answer.json()["error"])
+
+
+def test_a_champion_without_data_says_so(tmp_path: Path) -> None:
+    """The golden release was built before there were explanations."""
+    with served(tmp_path, explain=ExplainMode.ALL) as old:
+        old.wait_ready()
+        old.score(payment("p1"))
+        wait_until(lambda: why(old, "p1").status != 202)
+        answer = why(old, "p1")
+    assert answer.status == 410
+    assert "carries nothing to explain its champion by" in str(answer.json()["error"])
