@@ -1,0 +1,194 @@
+"""The process as a whole: ended, killed, frozen, without descriptors, without an address."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from process_rig import ServerProcess, server_process, wait_until
+from serving_rig import GOLDEN, payment
+
+from sentinel.testing.load_generator import LoadReport, Schedule, Traffic, put_load
+
+
+def _traffic(running: ServerProcess, kind: str) -> Traffic:
+    stamp = time.time_ns() // 1_000_000
+
+    def body(number: int) -> bytes:
+        return (
+            f'{{"payment_id":"{kind}{number}","paid_at":{stamp},"card_id":"c{number % 50}",'
+            '"amount":19.56,"channel":"chip"}'
+        ).encode()
+
+    return Traffic(port=running.http_port, path="/v1/score", body=body)
+
+
+def _put_while(running: ServerProcess, kind: str, act: object, *, seconds: float) -> LoadReport:
+    """Put a load on it and do something in the middle; return what came of the load."""
+    found: list[LoadReport] = []
+    schedule = Schedule(rate=300, seconds=seconds, retries_max=0, connections_max=16)
+    thread = threading.Thread(
+        target=lambda: found.append(put_load(_traffic(running, kind), schedule))
+    )
+    thread.start()
+    time.sleep(seconds / 3)
+    act()  # type: ignore[operator]
+    thread.join()
+    assert found[0].is_balanced
+    return found[0]
+
+
+@pytest.mark.reliability("F12", t1=2, t2=50, t3=300)
+def test_the_end_under_load_answers_what_it_took(tmp_path: Path, trials: Iterator[int]) -> None:
+    """SIGTERM: what is answered is right; a refusal says so; the process ends in order."""
+    for trial in trials:
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        with server_process(folder) as running:
+            statuses: list[int] = []
+
+            is_hurried = trial % 2 == 1  # by a second signal
+
+            def end(running: ServerProcess = running, n: int = 1 + is_hurried) -> None:
+                for _ in range(n):
+                    running.process.send_signal(signal.SIGTERM)
+                for _ in range(20):
+                    statuses.append(running.status())  # noqa: B023 -- called at once
+                    time.sleep(0.005)
+
+            report = _put_while(running, f"term-{trial}-", end, seconds=0.9)
+            assert report.n_good > 0
+            assert set(report.by_status) <= {200, 503}
+            assert report.n_failed == report.n_late == 0
+            # A request that was sent while its connection was being closed was not begun.
+            assert report.n_lost <= 16, report
+            assert running.process.wait(20) == 0, running.stderr.read_text()
+            assert is_hurried or 503 in statuses, "it was never unready while it answered"
+
+
+@pytest.mark.reliability("F12", t1=1, t2=10, t3=50)
+def test_a_kill_loses_only_what_was_not_answered(tmp_path: Path, trials: Iterator[int]) -> None:
+    for trial in trials:
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        names = [f"kill-{trial}-{number}" for number in range(20)]
+        with server_process(folder, "--store", f"embedded:{folder / 'state'}") as running:
+            first = [running.post(payment(name)) for name in names]
+            assert {status for status, _ in first} == {200}
+            running.process.kill()
+        with server_process(folder, "--store", f"embedded:{folder / 'state'}") as running:
+            for name in names:
+                status, body = running.post(payment(name))
+                # Decided before the kill: the same answer, or that it was decided already.
+                assert (status, json.loads(body).get("code")) in {
+                    (409, "event-repeated"),
+                    (200, None),
+                }
+                if status == 200:
+                    assert body == dict(zip(names, (b for _, b in first), strict=True))[name]
+
+
+@pytest.mark.reliability("F13", t1=1, t2=20, t3=100)
+def test_a_frozen_process_is_seen_from_outside_and_goes_on_where_it_was(
+    tmp_path: Path, trials: Iterator[int]
+) -> None:
+    with server_process(tmp_path) as running:
+        for trial in trials:
+            running.process.send_signal(signal.SIGSTOP)
+            try:
+                with socket.create_connection(("127.0.0.1", running.metrics_port)) as link:
+                    link.settimeout(0.3)
+                    link.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+                    with pytest.raises(TimeoutError):
+                        link.recv(1)
+            finally:
+                running.process.send_signal(signal.SIGCONT)
+            running.wait_ready()
+            status, body = running.post(payment(f"thawed-{trial}"))
+            assert (status, json.loads(body)["event_id"]) == (200, f"thawed-{trial}")
+
+
+@pytest.mark.reliability("F14")
+def test_without_descriptors_it_refuses_and_does_not_spin(tmp_path: Path) -> None:
+    """The limit falls to what is open and four more; then a hundred clients come and stay."""
+    with server_process(tmp_path) as running:
+        process = psutil.Process(running.process.pid)
+        bound = process.num_fds() + 4
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (bound, 20_000))
+        with ExitStack() as stack:
+            for _ in range(100):
+                address = ("127.0.0.1", running.http_port)
+                stack.enter_context(socket.create_connection(address, timeout=5))
+            used_s = process.cpu_times().user + process.cpu_times().system
+            time.sleep(1.0)
+            used_s = process.cpu_times().user + process.cpu_times().system - used_s
+            assert used_s < 0.7, f"it spins: {used_s} s of processor time in a second"
+            assert running.process.poll() is None
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+        running.wait_ready()
+        wait_until(lambda: running.post(payment("again"))[0] == 200)
+
+
+@pytest.mark.reliability("F14")
+def test_with_sixty_four_descriptors_it_starts_and_serves_or_says_why(tmp_path: Path) -> None:
+    """A small limit from the start is no reason to hang."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    arguments = (
+        *(sys.executable, "-m", "sentinel.cli", "serve", str(GOLDEN / "payments-1.2.0")),
+        *("--unapproved", "--json", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"),
+        *("--quarantine", str(tmp_path / "q")),
+    )
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=limit,  # noqa: PLW1509 -- one thread here, and nothing but a limit
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            _, errors = process.communicate(timeout=20)
+            assert errors.startswith("sentinel: ")
+            return
+        port = int(json.loads(line)["http_port"])
+        with ExitStack() as stack:
+            for _ in range(80):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.reliability("F14")
+def test_it_listens_where_there_is_only_the_newer_address_family(tmp_path: Path) -> None:
+    with server_process(tmp_path, "--host", "::1", is_waited_for=False) as running:
+        with socket.create_connection(("::1", running.http_port), timeout=10) as link:
+            link.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            assert link.recv(100).startswith(b"HTTP/1.1 200 ")
+
+        def is_ready() -> bool:
+            with socket.create_connection(("::1", running.metrics_port), timeout=10) as link:
+                link.sendall(b"GET /v2/health/ready HTTP/1.1\r\nhost: a\r\n\r\n")
+                return link.recv(100).startswith(b"HTTP/1.1 200 ")
+
+        wait_until(is_ready)
