@@ -12,6 +12,7 @@ from sentinel.cli import options, remote
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs, table
 from sentinel.cli.remote import Remote
+from sentinel.cli.shadow_page import show_report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 group = typer.Typer(
     no_args_is_help=True, help="Stage, switch and roll back releases of a running server."
 )
+
+shadow_group = typer.Typer(
+    no_args_is_help=True, help="Score live rows with a staged release that answers nobody."
+)
+group.add_typer(shadow_group, name="shadow")
 
 _POLL_S = 0.1
 _STAGE_S_MAX = 600.0
@@ -130,6 +136,56 @@ def drop(
     """Forget the staged release."""
     found = Remote(url, token_file).act("releases/drop", by=by, because=because)
     return _show(found, as_json=as_json)
+
+
+@shadow_group.command(
+    epilog=options.examples('sentinel serving shadow start --because "before the switch"')
+)
+def start(
+    *,
+    because: remote.Because = "",
+    url: remote.Url = remote.URL,
+    token_file: remote.TokenFile = None,
+    by: remote.By = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Let the staged release score live rows, beside the one in service; it answers nobody."""
+    found = Remote(url, token_file).act("shadow/start", by=by, because=because)
+    return show_report(found, Output(as_json=as_json))
+
+
+@shadow_group.command(epilog=options.examples("sentinel serving shadow stop"))
+def stop(
+    *,
+    because: remote.Because = "",
+    url: remote.Url = remote.URL,
+    token_file: remote.TokenFile = None,
+    by: remote.By = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Let it score no more; the report stays until another challenger begins."""
+    found = Remote(url, token_file).act("shadow/stop", by=by, because=because)
+    return show_report(found, Output(as_json=as_json))
+
+
+@shadow_group.command(
+    epilog=options.examples(
+        "sentinel serving shadow report",
+        "sentinel serving shadow report --json",
+    )
+)
+def report(
+    url: remote.Url = remote.URL,
+    token_file: remote.TokenFile = None,
+    as_json: options.AsJson = False,
+) -> ExitCode:
+    """Compare the challenger with the release in service on the rows that both have scored.
+
+    Intervals are of 95 % and take rows as independent. Exit code 7 when rows were skipped, or
+    failed.
+    """
+    found = Remote(url, token_file).read("shadow")
+    return show_report(found, Output(as_json=as_json))
 
 
 def operations_table(found: object) -> RenderableType:

@@ -75,6 +75,11 @@ METRICS = (
     # features
     _counter("sentinel_feature_values_total", "Feature values that were not present, by status.",
              "status"),
+    _counter("feature_parity_mismatch_total",
+             "Served values of a feature that a replay does not give again.", "feature",
+             n_series_max=limits.FEATURES_MAX),
+    _counter("sentinel_feature_parity_events_total",
+             "Replayed events by whether the decision log had them.", "result"),
     _gauge("sentinel_entities", "Entities with state.", "entity"),
     # drift
     _gauge("model_prediction_drift_score",
@@ -112,6 +117,8 @@ METRICS = (
              "result"),
     _counter("sentinel_explainer_starts_total", "Starts of the explainer's process."),
     _gauge("sentinel_explanation_queue_rows", "Rows that wait to be explained."),
+    _counter("sentinel_shadow_rows_total", "Live rows for a challenger, by what became of them.",
+             "result", n_series_max=4),
     # stream
     _gauge("sentinel_stream_lag_events", "Events of a partition that were not read yet.",
            "topic", "partition", n_series_max=limits.METRIC_LABEL_VALUES_MAX),

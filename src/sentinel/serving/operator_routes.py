@@ -79,6 +79,7 @@ class OperatorRoutes:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="operator")
         self._reads: dict[bytes, Callable[[], dict[str, object]]] = {
             PREFIX + b"releases": swap.status,
+            PREFIX + b"shadow": swap.shadow_report,
             PREFIX + b"breaker": self.breaker,
         }
         self._acts: dict[bytes, _Act] = {
@@ -90,6 +91,10 @@ class OperatorRoutes:
                 who=who, why=body.because
             ),
             PREFIX + b"releases/drop": lambda body, who: swap.drop(who=who, why=body.because),
+            PREFIX + b"shadow/start": lambda body, who: swap.start_shadow(
+                who=who, why=body.because
+            ),
+            PREFIX + b"shadow/stop": lambda body, who: swap.stop_shadow(who=who, why=body.because),
             PREFIX + b"breaker/trip": self._trip,
             PREFIX + b"breaker/reset": self._reset,
         }

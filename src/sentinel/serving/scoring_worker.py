@@ -28,6 +28,7 @@ from sentinel.scoring import DecisionBatch, Scorer
 from sentinel.scoring.guards import Rows
 from sentinel.scoring.scorer import outcomes
 from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.shadow import Shadow
 from sentinel.serving.work import Answers, EventAnswers, Kind, Piece, TensorAnswers
 from sentinel.serving.working_release import WorkingRelease
 
@@ -71,6 +72,11 @@ class ScoringWorker:
         Whether what is written while scoring is sure not to wait.
     is_rehearsal : bool
         Event times are not held against the clock.
+
+    Attributes
+    ----------
+    shadow : Shadow or None
+        A challenger that is shown what was decided; may be changed at any time.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class ScoringWorker:
         self._prompt_until_s = float("-inf")
         self._position = self._feedback_position = 0
         self._failure = ""
+        self.shadow: Shadow | None = None
 
     @property
     def scorer(self) -> Scorer:
@@ -148,6 +155,9 @@ class ScoringWorker:
             self._note_closed(error)
             raise
         self._position += len(events)
+        shadow = self.shadow
+        if shadow is not None:
+            shadow.watch(decisions, decisions.events.column(self._release.entity))
         lines = self._lines(raw, decisions, decoded.refusals)
         answers, at = [], 0
         for piece in pieces:

@@ -39,6 +39,7 @@ from sentinel.serving.opening import Opened
 from sentinel.serving.plane import Limit, Plane
 from sentinel.serving.release_source import ReleaseSource
 from sentinel.serving.scoring_worker import ScoringWorker
+from sentinel.serving.shadow import Shadow
 from sentinel.serving.staging import check_fits, warm
 from sentinel.serving.work import EventAnswers, Result
 from sentinel.serving.working_release import WorkingRelease
@@ -140,6 +141,7 @@ class Swap:
         self._staged: WorkingRelease | None = None
         self._kept: WorkingRelease | None = None
         self._taken_back = ""
+        self._report: dict[str, object] | None = None
         self._watch_until_s = float("-inf")
         self._in_service_since_ms = _now_ms()
         self._operations: deque[Operation] = deque(maxlen=limits.OPERATIONS_KEPT)
@@ -165,6 +167,7 @@ class Swap:
                     hint="Start it with --releases FOLDER.",
                 )
             self._move(Step.STAGE, code=ErrorCode.STAGE_REFUSED)
+            self._end_shadow()
             self._staged, self._staging, self._fault = None, name, ""
             self._note(who, "stage", name, result=_done(why))
         threading.Thread(
@@ -190,6 +193,7 @@ class Swap:
                     hint="Stage one first: sentinel serving stage VERSION.",
                 )
             before = self._plane.current
+            self._end_shadow()
             self._try(who, "switch", after, lambda: self._ask_canary(after))
             self._try(who, "switch", after, lambda: self._put_in_service(after))
             self._move(Step.SWITCH, code=ErrorCode.SWITCH_REFUSED)
@@ -229,8 +233,64 @@ class Swap:
         with self._lock:
             self._move(Step.DROP, code=ErrorCode.SWITCH_REFUSED)
             label = self._staged.label if self._staged is not None else ""
+            self._end_shadow()
             self._staged = None
             self._note(who, "drop", label, result=_done(why))
+
+    def start_shadow(self, *, who: str, why: str = "") -> None:
+        """Let the staged release score live rows beside the one in service.
+
+        Raises
+        ------
+        SentinelError
+            ``switch-refused`` when none is staged.
+        """
+        with self._lock:
+            challenger = self._staged
+            if challenger is None:
+                raise _refused(
+                    ErrorCode.SWITCH_REFUSED, expected="a staged release", got=str(self._place)
+                )
+            self._end_shadow()
+            against = self._plane.current.label
+            self._worker.shadow = Shadow(challenger, self._opened.metrics, against=against)
+            self._note(who, "shadow start", challenger.label, result=_done(why))
+
+    def stop_shadow(self, *, who: str, why: str = "") -> None:
+        """Let it score no more; its report stays until another one begins.
+
+        Raises
+        ------
+        SentinelError
+            ``switch-refused`` when none runs.
+        """
+        with self._lock:
+            shadow = self._worker.shadow
+            if shadow is None:
+                raise _refused(
+                    ErrorCode.SWITCH_REFUSED, expected="a challenger that scores", got="none"
+                )
+            self._end_shadow()
+            self._note(who, "shadow stop", shadow.challenger.label, result=_done(why))
+
+    def shadow_report(self) -> dict[str, object]:
+        """Say how the challenger compares, or did.
+
+        Raises
+        ------
+        SentinelError
+            ``switch-refused`` when there was none.
+        """
+        shadow = self._worker.shadow
+        report = self._report if shadow is None else shadow.report()
+        if report is None:
+            raise _refused(
+                ErrorCode.SWITCH_REFUSED,
+                expected="a challenger",
+                got="none",
+                hint="Stage a release, then: sentinel serving shadow start.",
+            )
+        return report | {"operations": self.operations("shadow")}
 
     def status(self) -> dict[str, object]:
         """Say what is in service, kept and staged, and what was done by whom."""
@@ -243,6 +303,7 @@ class Swap:
                 "staged": None if self._staged is None else _data(self._staged),
                 "place": str(self._place),
                 "staging": self._staging if self._place is Place.STAGING else "",
+                "is_shadowed": self._worker.shadow is not None,
                 "fault": self._fault,
                 "taken_back": self._taken_back,
                 "operations": [operation.to_data() for operation in self._operations],
@@ -390,6 +451,26 @@ class Swap:
         self.on_switch()
 
     # --- private -----------------------------------------------------------------------------
+
+    def _end_shadow(self) -> None:
+        """Take the challenger away from live rows; its thread must have left it before it serves.
+
+        Raises
+        ------
+        SentinelError
+            ``switch-refused`` when it does not come to an end of its slice.
+        """
+        shadow, self._worker.shadow = self._worker.shadow, None
+        if shadow is None:
+            return
+        shadow.stop()
+        self._report = shadow.report()
+        if not shadow.has_ended:
+            raise _refused(
+                ErrorCode.SWITCH_REFUSED,
+                expected=f"a challenger that ends its slice within {limits.SWAP_S_MAX:g} s",
+                got="one that does not",
+            )
 
     def _move(self, step: Step, *, code: ErrorCode) -> None:
         target = TABLE[self._place].get(step)
