@@ -103,13 +103,14 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
 
     configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
     settings, chosen = configuration.value, config.store_of(configuration, durability)
-    if chosen.kind is not StoreKind.EMBEDDED:
+    if not chosen.is_kept:
         raise SentinelError(
             ErrorCode.USAGE_INVALID,
             at="--store",
-            expected="embedded:FOLDER: the position in the topic outlives the process",
+            expected="embedded:FOLDER or redis://…: the position in the topic outlives the process",
             got=chosen.shown,
         )
+    is_redis = chosen.kind is StoreKind.REDIS
     table = load_table("kafka", os.environ, folder=Path(), file=config_file)
     client = client_settings(table, tuple(assignments or ()))
     job = StreamJob(
@@ -117,7 +118,8 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         feedback=feedback,
         decisions=decisions,
         quarantine=quarantine,
-        state=chosen.folder,
+        state=Path(settings.worker_folder) if is_redis else chosen.folder,
+        store=chosen if is_redis else None,
         durability=Durability(chosen.durability),
         partition_key=partition_key,
         accept_gap=accept_gap,

@@ -10,6 +10,7 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import FeaturePlan
 from sentinel.features.checks import check_entities
+from sentinel.features.stores.choice import StoreChoice
 from sentinel.features.stores.embedded import Durability
 
 
@@ -37,7 +38,9 @@ class StreamJob:
     feedback : str or None
         Topic of late labels.
     state : Path
-        Folder of the feature state.
+        Folder of the feature state; with ``store``, of what this worker notes beside it.
+    store : StoreChoice or None
+        A store in Redis; None: state is in the folder.
     durability : Durability
     partition_key : str or None
         The field that the topic is partitioned by: each partition then has a state of its own,
@@ -53,6 +56,7 @@ class StreamJob:
     decisions: str
     quarantine: str
     state: Path
+    store: StoreChoice | None = None
     feedback: str | None = None
     durability: Durability = Durability.PROCESS
     partition_key: str | None = None

@@ -58,6 +58,11 @@ def assemble(
     scorer = loaded.open_scorer(sinks, clock=clock)
 
     def open_folder(folder: Path) -> StreamState:
+        if job.store is not None:
+            from sentinel.streaming.shared_state import SharedState
+
+            part = folder.name if job.partition_key is not None else ""
+            return SharedState(loaded.parts.plan, folder, job.store, part=part)
         return StreamState(
             loaded.parts.plan,
             folder,

@@ -22,6 +22,7 @@ from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
 from sentinel.streaming.crash_marker import CrashMarker, Marker, NoMarker, restart_pause_s
 from sentinel.streaming.poison import Screen, write_whole
+from sentinel.streaming.shared_store import SharedStreamStore
 
 _MARKS_NAME = "outputs.json"
 
@@ -112,7 +113,7 @@ class StreamState:
         self._disk = disk if disk is not None else SystemDisk()
         self._wait = wait
         self._is_closed = False
-        self.store = StreamStore(
+        store = StreamStore(
             plan,
             folder,
             durability=durability,
@@ -120,10 +121,11 @@ class StreamState:
             disk=self._disk,
             open_screen=self._open_screen,
         )
+        self.store: StreamStore | SharedStreamStore = store
         is_open = False
         try:
-            self.screen = self.store.screen
-            self._marks = _read_marks(self._disk, folder / _MARKS_NAME)
+            self.screen = store.screen
+            self._marks = read_marks(self._disk, folder)
             is_open = True
         finally:
             if not is_open:
@@ -190,8 +192,9 @@ class StreamState:
         }
 
 
-def _read_marks(disk: Disk, path: Path) -> dict[str, int]:
+def read_marks(disk: Disk, folder: Path) -> dict[str, int]:
     """Read the marks; without them, or with damaged ones, the snapshot's positions count."""
+    path = folder / _MARKS_NAME
     try:
         return dict(msgspec.json.decode(disk.read(path), type=_Marks).positions)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):

@@ -30,7 +30,7 @@ from sentinel.features.engine import Engine
 from sentinel.features.plan import FeaturePlan
 
 if TYPE_CHECKING:
-    from sentinel.features.stores.redis_store import RedisStore
+    from sentinel.features.stores.redis_store import RedisSettings, RedisStore
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _QUERY = frozenset({"name", "ca", "cert", "key", "db"})
@@ -205,9 +205,19 @@ def open_redis(
     SentinelError
         What :class:`RedisStore` raises.
     """
-    from sentinel.features.stores.redis_store import OnLoss, RedisSettings, RedisStore
+    from sentinel.features.stores.redis_store import RedisStore
 
-    settings = RedisSettings(
+    settings = redis_settings(choice, plan, is_fenced=is_fenced, is_patient=is_patient)
+    return RedisStore(plan, settings)
+
+
+def redis_settings(
+    choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True, is_patient: bool = False
+) -> RedisSettings:
+    """Say how a store in Redis behaves; as :func:`open_store`."""
+    from sentinel.features.stores.redis_store import OnLoss, RedisSettings
+
+    return RedisSettings(
         url=choice.url,
         name=choice.name or plan.features.name,
         on_loss=OnLoss.HOLD if is_patient else OnLoss.DEFAULTS,
@@ -215,4 +225,3 @@ def open_redis(
         is_fenced=is_fenced,
         wait_s=limits.STORE_WAIT_S_MAX if is_fenced else 0.0,
     )
-    return RedisStore(plan, settings)

@@ -1,0 +1,135 @@
+"""`sentinel stream` with its state in Redis: Redis and the worker killed and frozen, for real."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sentinel.contract import RawBatch
+from sentinel.contract.decoder import Decoder
+from sentinel.features import Engine
+from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.release import load_release
+from sentinel.testing.mock_kafka import MockKafka
+from sentinel.testing.redis_server import RedisServer
+
+TESTS = Path(__file__).parent.parent
+N_EVENTS = 400
+WAIT_S_MAX = 90.0
+
+
+def load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    with RedisServer(folder) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end_s = time.monotonic() + WAIT_S_MAX
+    while not holds():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
+@pytest.mark.reliability("D1", "D2", t1=1, t2=10, t3=50)
+def test_stream_goes_on_on_stale_defaults_and_its_state_misses_nothing(
+    redis: RedisServer, tmp_path: Path, trials: Iterator[int]
+) -> None:
+    """Redis is killed, then frozen, then the worker is killed: each event is applied once."""
+    kit = load("release_kit_for_stream_redis", TESTS / "release" / "conftest.py")
+    rig = load("rig_for_stream_redis", TESTS / "streaming" / "stream_rig.py")
+    release = tmp_path / "release"
+    kit.build_release(kit.good_candidate(), release, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
+    lines = kit.raw_events()[:N_EVENTS]
+    plan = load_release(release, None, now_ms=kit.NOW_MS, allow_unapproved=True).parts.plan
+    for trial in trials:
+        with MockKafka({"e": 1, "d": 1, "q": 1}) as mock:
+            cluster = rig.Cluster(mock.bootstrap, mock)
+            (tmp_path / "store").write_text(f"{redis.url}?name=stream-{trial}\n")
+            folder = tmp_path / f"work-{trial}"
+            folder.mkdir()
+            carry(redis, cluster, lines, release, folder)
+        settings = RedisSettings(url=redis.url, name=f"stream-{trial}", deadline_ms=10_000)
+        store = RedisStore(plan, settings)
+        memory = Engine(plan)
+        raw = RawBatch.from_events(lines, source="e", first_position=0)
+        memory.advance(Decoder(plan.features.events).decode(raw).events)
+        assert store.position("e") == N_EVENTS
+        assert store.counts().events == memory.counts().events
+        assert store.state_digest() == memory.state_digest()
+        store.close()
+
+
+def carry(
+    redis: RedisServer, cluster: object, lines: list[bytes], release: Path, folder: Path
+) -> None:
+    """Feed a quarter at a time, with a fault before each of the later three."""
+    parts = [lines[at : at + N_EVENTS // 4] for at in range(0, N_EVENTS, N_EVENTS // 4)]
+    process = start(cluster, release, folder)
+    try:
+        produce(cluster, parts[0])
+        wait_until(lambda: len(cluster.ids("d")) >= 100, process)  # type: ignore[attr-defined]
+        redis.kill()
+        produce(cluster, parts[1])
+        wait_until(lambda: len(cluster.ids("d")) >= 200, process)  # type: ignore[attr-defined]
+        redis.start()
+        redis.send(signal.SIGSTOP)
+        produce(cluster, parts[2])
+        wait_until(lambda: len(cluster.ids("d")) >= 300, process)  # type: ignore[attr-defined]
+        process.kill()
+        process.communicate(timeout=30)
+        redis.send(signal.SIGCONT)
+        process = start(cluster, release, folder)
+        produce(cluster, parts[3])
+        wait_until(lambda: len(set(cluster.ids("d"))) >= N_EVENTS, process)  # type: ignore[attr-defined]
+        process.send_signal(signal.SIGTERM)
+        out, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+        assert json.loads(out)["positions"] == {"e/0": N_EVENTS}
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def produce(cluster: object, lines: list[bytes]) -> None:
+    messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
+    cluster.produce("e", messages)  # type: ignore[attr-defined]
+
+
+def start(cluster: object, release: Path, folder: Path) -> subprocess.Popen[str]:
+    command = (
+        *("stream", str(release), "--unapproved", "--bootstrap", cluster.bootstrap),  # type: ignore[attr-defined]
+        *("--events", "e", "--decisions", "d", "--quarantine", "q", "--group", "g"),
+        *("--store", "@../store", "--set", "session.timeout.ms=6000", "--json"),
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "sentinel.cli", *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
