@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sentinel.features.stores.choice import StoreChoice
 
 HELP = (
-    "Where feature state is: memory, embedded, or redis, which is started here for the demo; or an "
-    "address, as of `sentinel serve --store`."
+    "Where feature state is: memory, embedded, redis or redis-cluster, which are started here for "
+    "the demo; or an address, as of `sentinel serve --store`."
 )
 
 
@@ -25,7 +25,7 @@ class DemoStores:
     Parameters
     ----------
     word : str
-        ``memory``, ``embedded``, ``redis``, or an address.
+        ``memory``, ``embedded``, ``redis``, ``redis-cluster``, or an address.
     folder : Path
         Of the demo.
     """
@@ -60,13 +60,22 @@ class DemoStores:
 
     def start(self, stack: ExitStack) -> None:
         """Start the servers that the word needs; the stack ends them."""
-        if self._word != "redis":
+        if self._word in {"memory", "embedded"}:
             return
+        if self._word not in {"redis", "redis-cluster"}:
+            from sentinel.features.stores.choice import parse_store
+
+            parse_store(self._word)
+            return
+        from sentinel.testing.redis_cluster import RedisCluster
         from sentinel.testing.redis_server import RedisServer
 
         # A unix socket's path must be short, so it is not in the demo's folder.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
-        self._address = stack.enter_context(RedisServer(folder)).url
+        if self._word == "redis":
+            self._address = stack.enter_context(RedisServer(folder)).url
+        else:
+            self._address = stack.enter_context(RedisCluster(folder)).url
 
 
 @contextmanager
@@ -82,7 +91,6 @@ def demo_stores(word: str, folder: Path) -> Iterator[DemoStores]:
     with ExitStack() as stack:
         try:
             stores.start(stack)
-            stores.choice("replay")
         except FileNotFoundError as error:
             raise SentinelError(
                 ErrorCode.STORE_UNREACHABLE,
