@@ -1,4 +1,4 @@
-"""The oracles of ``tests/oracle`` can be imported by name."""
+"""The oracles of ``tests/oracle`` and the rig of the stores can be imported by name."""
 
 from __future__ import annotations
 
@@ -6,3 +6,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "oracle"))
+sys.path.insert(0, str(Path(__file__).parent / "stores"))

@@ -84,6 +84,30 @@ class NaiveEngine:
     seen_verdicts: set[object] = field(default_factory=set)
     now_ms: int = -(1 << 62)
     reads_before_apply: bool = True
+    # By entity and key: the slice of time it was last seen in, and what came before it was born.
+    lives: dict[tuple[str, object], tuple[int, int, int]] = field(default_factory=dict)
+
+    def _see(self, row: Row, time: int, *, is_feedback: bool) -> None:
+        """Note that the entities of an event or a verdict were seen; idle ones are born anew."""
+        reader = self.features.reader()
+        for entity in self.features.entities:
+            horizon = self.features.horizons_ms[entity.name]
+            own = [f for f in self.features.features if getattr(f, "by", None) == entity]
+            name = entity.key.name
+            if is_feedback:
+                key_field = reader.feedback_key(entity)
+                if key_field is None or not any(reader.feed_of(f) for f in own):
+                    continue
+                name = key_field.name
+            if not horizon or row[name] is None:
+                continue
+            span = -(-horizon // 8)
+            seen, *born = self.lives.get(
+                (entity.name, row[name]), (-(1 << 62), len(self.history), len(self.verdicts))
+            )
+            if self.now_ms // span - seen > 8:
+                seen, born = time // span, [len(self.history), len(self.verdicts)]
+            self.lives[entity.name, row[name]] = (max(seen, time // span), born[0], born[1])
 
     def learn(self, feedback: EventBatch) -> None:
         schema = self.features.feedback
@@ -108,7 +132,9 @@ class NaiveEngine:
             self.now_ms = max(self.now_ms, time)
             while self.waiting and self.waiting[0][0] <= self.now_ms:
                 at, _, verdict = self.waiting.pop(0)
+                self._see(verdict, at, is_feedback=True)
                 self.verdicts.append((at, verdict))
+            self._see(row, time, is_feedback=False)
             if not self.reads_before_apply:
                 self.history.append((time, row))
             answers.append(self._read(row, time))
@@ -183,10 +209,11 @@ class NaiveEngine:
         is_feedback = feedback is not None and any(
             part is not None and part.contract == feedback.name for part in fields
         )
-        own = [(t, r) for t, r in self.history if r[feature.by.key.name] == key]
+        _, born, born_2 = self.lives.get((feature.by.name, key), (0, 0, 0))
+        own = [(t, r) for t, r in self.history[born:] if r[feature.by.key.name] == key]
         items = own
         if is_feedback:
-            items = [(t, r) for t, r in self.verdicts if r[feature.by.key.name] == key]
+            items = [(t, r) for t, r in self.verdicts[born_2:] if r[feature.by.key.name] == key]
         chosen = [(t, r) for t, r in items if feature.where is None or r[feature.where.name] == 1]
         if self._is_stale(feature, chosen, time):
             return feature.default, 2

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
@@ -28,7 +28,7 @@ from sentinel.contract import EventBatch, RawBatch
 from sentinel.contract.decoder import Decoder
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.engine import EngineCounts
+from sentinel.features.engine import EngineCounts, EntityLimits
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.partition import GlobalOrder, divide
 from sentinel.features.plan import FeaturePlan
@@ -82,7 +82,7 @@ class ReplayedRows:
 
 
 class ParallelReplay:
-    """A replay that is shared out over processes; iterate over it once, to the end.
+    """A replay that is shared out over processes; it runs once.
 
     Parameters
     ----------
@@ -94,13 +94,14 @@ class ParallelReplay:
     keep : iterable of str
         Event fields whose columns are handed on as well.
     n_dedupe_min, n_entities_max : int
-        As of :class:`~sentinel.features.Engine`. The bound on entities holds for all processes
-        together, looked at after each round.
+        As of :class:`~sentinel.features.Engine`. Which entities make room in a full state follows
+        from all of them together, so a replay that could fill it is refused: one process can.
     shape : SlotShape, optional
         Bounds of a round.
 
     Attributes
     ----------
+    n_processes : int
     n_refused, n_feedback_refused : int
         So far.
     """
@@ -130,23 +131,24 @@ class ParallelReplay:
         self._plan = plan
         self._packer = RoundPacker(events, self._shape)
         self._keep = [(name, self._schema.fields.index(self._schema.field(name))) for name in keep]
-        self._n_processes = n_processes
+        self.n_processes = n_processes
         self._n_entities_max = n_entities_max
         self.n_refused = 0
         self.n_feedback_refused = 0
         self._n_late = 0
+        self._n_rows_before = 0
         self._last: list[dict[str, int]] = []
         self._order = GlobalOrder(features, self._decoded(feedback), n_dedupe_min=n_dedupe_min)
         self._id_at = self._schema.fields.index(self._schema.event_id)
         self._time_at = self._schema.fields.index(self._schema.event_time)
 
-    def __iter__(self) -> Iterator[ReplayedRows]:
-        """Yield the rounds in order; the processes live as long as the iteration."""
+    def rounds(self) -> Generator[ReplayedRows, None, None]:
+        """Yield the rounds in order; the processes end with the iteration, or when it is closed."""
         memory = make_shared(self._shape)
         processes: list[_Process] = []
         try:
             slots = open_slots(memory.fileno(), self._shape)
-            processes += (self._start(index, memory) for index in range(self._n_processes))
+            processes += (self._start(index, memory) for index in range(self.n_processes))
             yield from self._rounds(slots, processes)
         finally:
             memory.close()
@@ -164,6 +166,7 @@ class ParallelReplay:
             feedback_duplicates=order.n_feedback_duplicates,
             late_feedback=sum(each["late_feedback"] for each in self._last),
             values_skipped=sum(each["values_skipped"] for each in self._last),
+            entities_forgotten=sum(each["entities_forgotten"] for each in self._last),
         )
 
     def _decoded(self, feedback: Iterable[RawBatch]) -> Iterator[EventBatch]:
@@ -182,7 +185,7 @@ class ParallelReplay:
             "shape": msgspec.to_builtins(self._shape),
             "memory": memory.fileno(),
             "index": index,
-            "n_shards": self._n_processes,
+            "n_shards": self.n_processes,
             "n_entities_max": self._n_entities_max,
         }
         process.ask(message, msgspec.json.encode(self._plan.features.to_data()))
@@ -221,7 +224,7 @@ class ParallelReplay:
         return head
 
     def _shares(self, n_events: int) -> tuple[Int64Array, Int64Array]:
-        cuts = np.arange(self._n_processes + 1) * n_events // self._n_processes
+        cuts = np.arange(self.n_processes + 1) * n_events // self.n_processes
         return cuts[:-1], cuts[1:]
 
     def _share_out(
@@ -242,23 +245,34 @@ class ParallelReplay:
         )
         live = rows[ordered.live]
         slot.live[: len(live)], slot.now_ms[: len(live)] = live, ordered.now_ms
+        self._check_room(len(live) + sum(each.batch.n_rows for each in ordered.learned))
         sizes, content = pack_learned(ordered.learned)
         for process in processes:
             process.ask({"slot": number, "n_live": len(live), "learned": sizes}, content)
         return live
 
-    def _finish(self, slot: Slot, live: Int64Array, processes: list[_Process]) -> ReplayedRows:
-        """Take over what was computed of a round."""
-        self._last = [process.answer() for process in processes]
-        n_entities = sum(each["n_entities"] for each in self._last)
-        if n_entities > self._n_entities_max:
+    def _check_room(self, n_rows: int) -> None:
+        """Refuse a round that could fill the state, were all its entities new.
+
+        The round before may be under way: so its rows count as well.
+        """
+        n_new = (n_rows + self._n_rows_before) * len(self._plan.tables.entities)
+        self._n_rows_before = n_rows
+        n_living = n_new + sum(each["n_entities"] for each in self._last)
+        n_once = n_new + sum(each["n_once"] for each in self._last)
+        n_max, n_once_max = EntityLimits(n_max=self._n_entities_max).words()
+        if n_living > n_max or n_once > n_once_max:
             raise SentinelError(
                 ErrorCode.ENTITIES_TOO_MANY,
                 at="feature state",
-                expected=f"at most {self._n_entities_max} entities",
-                got=n_entities,
-                hint="Raise n_entities_max, or leave out an entity that has too many names.",
+                expected=f"room for {n_max} entities, {n_once_max} of them seen once",
+                got=f"up to {n_living}, {n_once} of them seen once",
+                hint="Which of them make room is decided over all: replay with one process.",
             )
+
+    def _finish(self, slot: Slot, live: Int64Array, processes: list[_Process]) -> ReplayedRows:
+        """Take over what was computed of a round."""
+        self._last = [process.answer() for process in processes]
         is_late = np.asarray(slot.is_late[:, live].any(axis=0))
         self._n_late += int(is_late.sum())
         spans = slot.id_spans[live]
@@ -349,7 +363,7 @@ def replay_parallel(
     run = ParallelReplay(
         plan, events, feedback, n_processes=n_processes, keep=names, n_dedupe_min=n_dedupe_min
     )
-    parts = list(run)
+    parts = list(run.rounds())
     n_features = len(plan.names)
     none = np.empty(0, dtype=np.int64)
     n_rows = sum(part.n_rows for part in parts)

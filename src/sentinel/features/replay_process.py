@@ -95,11 +95,14 @@ class ReplayProcess:
 
     def _counts(self) -> dict[str, object]:
         """Count what only the engines know; the part that is not cut counts nothing anew."""
-        own = [shard.engine for shard in self._shards if shard.part.key >= 0]
+        own = [shard for shard in self._shards if shard.part.key >= 0]
+        counts = [shard.engine.counts() for shard in own]
         return {
-            "n_entities": sum(engine.n_entities for engine in own),
-            "late_feedback": sum(engine.counts().late_feedback for engine in own),
-            "values_skipped": sum(engine.counts().values_skipped for engine in own),
+            "n_entities": sum(shard.engine.n_entities for shard in own),
+            "n_once": sum(shard.n_once for shard in own),
+            "late_feedback": sum(each.late_feedback for each in counts),
+            "values_skipped": sum(each.values_skipped for each in counts),
+            "entities_forgotten": sum(each.entities_forgotten for each in counts),
         }
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from sentinel.contract import EventBatch
 from sentinel.core import limits
-from sentinel.features.engine import Engine
-from sentinel.features.layout import E_FEEDBACK_KEY, R_IDS
+from sentinel.features.engine import Engine, OnFull
+from sentinel.features.layout import E_FEEDBACK_KEY, R_IDS, R_ONCE
 from sentinel.features.partition import (
     LONG_AGO_MS,
     Int64Array,
@@ -83,7 +83,10 @@ class Shard:
         # What is repeated was left out before: a small memory does, and is kept clear of ids
         # that come again after they were rightly forgotten.
         n_ids = limits.REPLAY_SHARD_IDS
-        self._engine = Engine(plan, n_entities_max=n_entities_max, n_dedupe_min=n_ids)
+        # Who makes room when the state is full follows from all entities: no shard decides it.
+        self._engine = Engine(
+            plan, n_entities_max=n_entities_max, n_dedupe_min=n_ids, on_full=OnFull.REFUSE
+        )
         self._seen = SeenIds(n_ids)
         self._seen_feedback = SeenIds(n_ids)
         self._n_clock_rows = 0
@@ -96,6 +99,12 @@ class Shard:
     def engine(self) -> Engine:
         """The engine, for its counts; its events are those of this shard, clock rows included."""
         return self._engine
+
+    @property
+    def n_once(self) -> int:
+        """Living entities that were seen in one event only."""
+        arrays, _ = self._engine.capture()
+        return int(arrays["registers"][R_ONCE])
 
     def owns(self, keys: Int64Array) -> BoolArray:
         """Tell which rows of the log are its own, by the column of the part's key."""
@@ -284,13 +293,18 @@ class Cutter:
     def _late_rows(
         self, values: Int64Array, live: Int64Array, now_ms: Int64Array, mine: Int64Array
     ) -> Int64Array:
-        """Find its own rows that are late, and before which the running time has moved on."""
-        if not len(mine):
+        """Find its own rows that are late, and before which the running time has moved on.
+
+        And the last row of all, where it is not its own: all shards end a round at one time.
+        """
+        if not len(now_ms):
             return mine
         now = now_ms[mine]
-        before = np.concatenate([[self._now_ms], now[:-1]])
-        self._now_ms = int(now[-1])
-        late: Int64Array = mine[(values[self._time_at][live[mine]] < now) & (before < now)]
+        before = np.concatenate([[self._now_ms], now])
+        self._now_ms = int(now_ms[-1])
+        late: Int64Array = mine[(values[self._time_at][live[mine]] < now) & (before[:-1] < now)]
+        if before[-1] < self._now_ms:
+            late = np.append(late, len(now_ms) - 1)
         return late
 
     def _clock_rows(self, now_ms: Int64Array, own: list[Learned]) -> Int64Array:

@@ -200,7 +200,9 @@ class MemoryDisk:
                     names[path] = self._names[path]
                 else:
                     names.pop(path, None)
-        return self._copy({p: _surviving(inode, keep, rng) for p, inode in names.items()})
+        return self._copy(
+            {p: surviving(bytes(i.content), i.durable, keep, rng) for p, i in names.items()}
+        )
 
     def _copy(self, contents: dict[Path, bytes]) -> MemoryDisk:
         disk = MemoryDisk(n_bytes_max=self.n_bytes_max)
@@ -211,13 +213,22 @@ class MemoryDisk:
         return disk
 
 
-def _surviving(inode: _Inode, keep: float, rng: Random) -> bytes:
-    written = bytes(inode.content)
-    if written == inode.durable or rng.random() >= keep:
-        return inode.durable
-    if not written.startswith(inode.durable):
+def surviving(written: bytes, durable: bytes, keep: float, rng: Random) -> bytes:
+    """Return what a power cut leaves of a file: what was synced, all, or a torn part of the rest.
+
+    Parameters
+    ----------
+    written, durable : bytes
+        What processes saw, and what was synced.
+    keep : float in [0, 1]
+        Probability that more than what was synced survives.
+    rng : Random
+    """
+    if written == durable or rng.random() >= keep:
+        return durable
+    if not written.startswith(durable):
         return written
-    start = len(inode.durable)
+    start = len(durable)
     length = rng.randint(start, len(written))
     survivor = bytearray(written[:length])
     if length - start > 16 and rng.random() < 0.5:
