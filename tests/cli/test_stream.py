@@ -68,7 +68,7 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     kit: ModuleType, release: Path, mock: MockKafka, tmp_path: Path
 ) -> None:
     """Everything read is accounted for, a snapshot stands, and no secret is said."""
-    rig = load("kafka_rig_for_stream", TESTS / "streaming" / "kafka_rig.py")
+    rig = load("stream_rig_for_stream", TESTS / "streaming" / "stream_rig.py")
     cluster = rig.Cluster(mock.bootstrap, mock)
     lines = kit.raw_events()[:500]
     messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kafka_rig import Cluster, named_cluster
+from stream_rig import Cluster, named_cluster
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.streaming.event_log import Ends, GroupLog, KeyedBatch, cut

@@ -1,10 +1,11 @@
-"""``sentinel stream``: carry a Kafka topic through a release, effects once."""
+"""``sentinel stream``: carry a topic through a release, effects once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,9 @@ from sentinel.core.errors import ErrorCode, SentinelError
 if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
     from sentinel.monitoring import Metrics
+    from sentinel.release import LoadedRelease
+    from sentinel.scoring import Scorer
+    from sentinel.streaming import DecisionValve
     from sentinel.streaming.kafka_settings import KafkaSettings
     from sentinel.streaming.stream_job import StreamJob
     from sentinel.streaming.stream_worker import StreamReport, StreamWorker
@@ -34,7 +38,9 @@ def register(app: typer.Typer) -> None:
             "sentinel stream my-release --trust trust.toml --bootstrap kafka:9092 "
             "--events payments --decisions decisions --quarantine refused "
             "--group sentinel --store embedded:state",
-            "sentinel stream ... --feedback verdicts --metrics-port 9464",
+            "sentinel stream ... --feedback verdicts --log decision-log --metrics-port 9464",
+            "sentinel stream my-release --trust trust.toml --source file-log:topics "
+            "--events payments --decisions decisions --quarantine refused --store embedded:state",
             "sentinel stream ... --set security.protocol=SASL_SSL --set sasl.password=@password",
         ),
     )(stream)
@@ -43,11 +49,19 @@ def register(app: typer.Typer) -> None:
 def stream(  # noqa: PLR0913 -- one parameter a flag
     folder: options.ReleaseFolder,
     *,
-    bootstrap: Annotated[str, typer.Option("--bootstrap", help="Brokers, HOST:PORT,….")],
+    bootstrap: Annotated[
+        str | None, typer.Option("--bootstrap", help="Brokers of Kafka, HOST:PORT,….")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", metavar="file-log:FOLDER", help="A log of files instead of Kafka."
+        ),
+    ] = None,
     events: Annotated[str, typer.Option("--events", help="Topic of events.")],
     decisions: Annotated[str, typer.Option("--decisions", help="Topic for decisions.")],
     quarantine: Annotated[str, typer.Option("--quarantine", help="Topic for refused events.")],
-    group: Annotated[str, typer.Option("--group", help="Consumer group.")],
+    group: Annotated[str, typer.Option("--group", help="Consumer group.")] = "sentinel",
     store: options.Store = None,
     feedback: Annotated[
         str | None, typer.Option("--feedback", help="Topic of feedback (late labels).")
@@ -62,6 +76,10 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         ),
     ] = None,
     durability: options.DurabilityClass = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="Folder of a decision log, beside the topic of decisions."),
+    ] = None,
     accept_gap: Annotated[
         bool,
         typer.Option("--accept-gap", help="Go on where the topic has lost events."),
@@ -95,12 +113,11 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     lost or counted twice. SIGTERM and Ctrl-C end it after the batch that it is in: outputs are
     flushed, a snapshot is taken, the group is left.
     """
-    from sentinel.core.configuration import load_table
     from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.embedded import Durability
-    from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
     from sentinel.streaming.stream_job import StreamJob
 
+    place = _source(bootstrap, source, tuple(assignments or ()))
     configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
     settings, chosen = configuration.value, config.store_of(configuration, durability)
     if not chosen.is_kept:
@@ -111,8 +128,6 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
             got=chosen.shown,
         )
     is_redis = chosen.kind is StoreKind.REDIS
-    table = load_table("kafka", os.environ, folder=Path(), file=config_file)
-    client = client_settings(table, tuple(assignments or ()))
     job = StreamJob(
         events=events,
         feedback=feedback,
@@ -126,46 +141,117 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         n_events_batch=settings.batch_events,
     )
     output = Output(as_json=as_json)
-    kafka = KafkaSettings(bootstrap=bootstrap, group=group, client=client)
-    opened = _opened(
-        folder, kafka, job, settings, trust=trust, unapproved=unapproved, port=metrics_port
+    plan = _Plan(
+        release=folder,
+        source=place,
+        job=job,
+        kafka=None if place is not None else _kafka(bootstrap, group, assignments, config_file),
+        log=log,
+        trust=trust,
+        unapproved=unapproved,
+        port=metrics_port,
     )
-    with opened as worker, graceful() as stop:
-        output.note(f"Reading {events} from {bootstrap}; Ctrl-C or SIGTERM ends it in good order.")
+    with _opened(plan, settings) as worker, graceful() as stop:
+        output.note(
+            f"Reading {events} from {bootstrap or source}; Ctrl-C or SIGTERM ends it in good order."
+        )
         report = worker.run(stop)
     output.document(report_data(report))
     output.show(pairs("Stream", report_data(report)))
     return ExitCode.OK
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be opened."""
+
+    release: Path
+    source: Path | None
+    job: StreamJob
+    kafka: KafkaSettings | None
+    log: Path | None
+    trust: Path | None
+    unapproved: bool
+    port: int | None
+
+
+def _source(bootstrap: str | None, source: str | None, assignments: tuple[str, ...]) -> Path | None:
+    """Return the folder of a log of files; None for Kafka."""
+    kind, _, folder = (source or "").partition(":")
+    is_file_log = kind == "file-log" and bool(folder)
+    if (bootstrap is None) == (source is None) or (source is not None and not is_file_log):
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--source" if source is not None else "--bootstrap",
+            expected="--bootstrap HOST:PORT,… or --source file-log:FOLDER",
+            got="both" if bootstrap and is_file_log else source or "neither",
+        )
+    if is_file_log and assignments:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--set",
+            expected="--bootstrap: these are properties of the Kafka client",
+            got=f"--source {source}",
+        )
+    return Path(folder) if is_file_log else None
+
+
+def _kafka(
+    bootstrap: str | None, group: str, assignments: list[str] | None, config_file: Path | None
+) -> KafkaSettings:
+    from sentinel.core.configuration import load_table
+    from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
+
+    table = load_table("kafka", os.environ, folder=Path(), file=config_file)
+    client = client_settings(table, tuple(assignments or ()))
+    return KafkaSettings(bootstrap=bootstrap or "", group=group, client=client)
+
+
 @contextmanager
-def _opened(
-    folder: Path,
-    kafka: KafkaSettings,
-    job: StreamJob,
-    settings: Configuration,
-    *,
-    trust: Path | None,
-    unapproved: bool,
-    port: int | None,
-) -> Iterator[StreamWorker]:
+def _opened(plan: _Plan, settings: Configuration) -> Iterator[StreamWorker]:
     """Verify and load the release, and put the worker together."""
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
     from sentinel.release import load_release
-    from sentinel.streaming.kafka_worker import open_worker
+    from sentinel.release.decision_log import open_decision_log
+    from sentinel.streaming import DecisionValve
 
-    loaded = load_release(folder, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    loaded = load_release(
+        plan.release, load_trust(plan.trust), now_ms=now_ms(), allow_unapproved=plan.unapproved
+    )
     with ExitStack() as stack:
         metrics = Metrics()
-        if port is not None:
-            stack.enter_context(_served(metrics, port))
-        worker, scorer = open_worker(loaded, kafka, job, metrics=metrics)
+        if plan.port is not None:
+            stack.enter_context(_served(metrics, plan.port))
+        decisions = DecisionValve() if plan.log is not None else None
+        worker, scorer = _worker(plan, loaded, metrics, decisions)
+        stack.callback(worker.close)
         stack.callback(scorer.close)
         if loaded.parts.reference is not None:
             scorer.drift = DriftMonitor(
                 loaded.parts.reference, DriftSettings.from_configuration(settings)
             )
+        if plan.log is not None and decisions is not None:
+            log = open_decision_log(
+                plan.log,
+                loaded,
+                execution_provider=scorer.execution_provider,
+                configuration=settings,
+            )
+            decisions.attach(stack.enter_context(log))
         yield worker
+
+
+def _worker(
+    plan: _Plan, loaded: LoadedRelease, metrics: Metrics, decisions: DecisionValve | None
+) -> tuple[StreamWorker, Scorer]:
+    if plan.kafka is not None:
+        from sentinel.streaming.kafka_worker import open_worker
+
+        return open_worker(loaded, plan.kafka, plan.job, metrics=metrics, log=decisions)
+    from sentinel.streaming.file_log_worker import open_file_log_worker
+
+    folder = plan.source if plan.source is not None else Path()
+    return open_file_log_worker(loaded, folder, plan.job, metrics=metrics, log=decisions)
 
 
 @contextmanager
@@ -205,5 +291,6 @@ def report_data(report: StreamReport) -> dict[str, object]:
         "quarantine_sent": report.n_refusals,
         "poison": report.n_poison,
         "gap": report.n_gap,
+        "holes": report.n_holes,
         "positions": report.positions,
     }

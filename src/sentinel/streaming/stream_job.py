@@ -50,6 +50,8 @@ class StreamJob:
     n_events_batch : int
         Events that are scored together at most.
     snapshot_every_events : int
+    n_waiting_max : int
+        Outputs that wait in the sink before reading pauses.
     """
 
     events: str
@@ -63,6 +65,7 @@ class StreamJob:
     accept_gap: bool = False
     n_events_batch: int = limits.STREAM_READ_EVENTS
     snapshot_every_events: int = limits.SNAPSHOT_EVENTS
+    n_waiting_max: int = limits.STREAM_WAITING_MAX
 
 
 def check_partition_key(plan: FeaturePlan, key: str | None) -> None:

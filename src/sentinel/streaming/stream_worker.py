@@ -132,6 +132,7 @@ class StreamWorker:
         # False from a batch's start until its outputs are with the sink: a worker that fails in
         # between must not mark them as safe.
         self._is_whole = True
+        self._is_paused = False
         self._committed_at_s = 0.0
         self._looked_at_s = 0.0
         self._n_poison = 0
@@ -196,8 +197,7 @@ class StreamWorker:
             self._looked_at_s = now_s
             self._places.retry_waiting()
             self._show_lag()
-        if self._sink.n_waiting > limits.STREAM_WAITING_MAX:
-            self._wait_for_room()
+        self._mind_room()
         return sum(batch.raw.n_events for batch in read.batches)
 
     def finish(self) -> StreamReport:
@@ -384,15 +384,22 @@ class StreamWorker:
             )
         self._metrics.put("sentinel_stream_oldest_event_age_seconds", (now_ms - oldest_ms) / 1000)
 
-    def _wait_for_room(self) -> None:
-        """Pause reading until half of what waits has been taken."""
-        read = list(self._places.next)
-        self._log.pause(read)
-        self._metrics.put("sentinel_stream_paused", 1)
-        while self._sink.n_waiting > limits.STREAM_WAITING_MAX // 2:
+    def _mind_room(self) -> None:
+        """Pause reading while too much waits in the sink; go on when half of it was taken.
+
+        The log is asked all the while, so that the worker stays a member of its group.
+        """
+        n_waiting, n_max = self._sink.n_waiting, self._job.n_waiting_max
+        if n_waiting > n_max or (self._is_paused and n_waiting > n_max // 2):
+            # Each time: partitions that came meanwhile are paused too.
+            self._log.pause(list(self._places.next))
+            self._metrics.put("sentinel_stream_paused", 1)
+            self._is_paused = True
             self._sink.poll(limits.STREAM_READ_S_MAX)
-        self._metrics.put("sentinel_stream_paused", 0)
-        self._log.resume(read)
+        elif self._is_paused:
+            self._is_paused = False
+            self._metrics.put("sentinel_stream_paused", 0)
+            self._log.resume(list(self._places.next))
 
     def _check_conservation(self) -> None:
         counts = self._scorer.counts()

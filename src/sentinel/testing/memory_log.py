@@ -293,7 +293,9 @@ class MemorySink:
         self.n_decisions += len(keys)
 
     def poll(self, wait_s: float = 0.0) -> None:
-        """Do nothing: what waits is safe with the next flush."""
+        """Make everything safe where the worker waits for it; otherwise the next flush does."""
+        if wait_s > 0:
+            self.flush(wait_s)
 
     def flush(self, wait_s: float) -> bool:
         """Make everything safe, unless it ``is_stuck``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,16 +10,18 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import confluent_kafka as kafka
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from sentinel.streaming.file_log import FileLogWriter, create_topic
+from sentinel.streaming.file_log_reader import FileLog
 from sentinel.testing.mock_kafka import MockKafka
 
-CHILD = Path(__file__).parent / "kafka_child.py"
+CHILD = Path(__file__).parent / "stream_child.py"
 WAIT_S = 90.0
 # The mock waits a whole session for members that left before it shares partitions out anew.
 QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
@@ -99,11 +102,93 @@ class Cluster:
         return [json.loads(message.value())["event_id"] for message in self.read(topic)]
 
 
+@dataclass(frozen=True)
+class Record:
+    """An event of a file log, asked like a message of Kafka."""
+
+    record_key: bytes | None
+    record_value: bytes
+    at: int
+
+    def key(self) -> bytes | None:
+        return self.record_key
+
+    def value(self) -> bytes:
+        return self.record_value
+
+    def partition(self) -> int:
+        return self.at
+
+
+@dataclass
+class FileCluster:
+    """A log of files, used like a broker."""
+
+    folder: Path
+    bootstrap = ""
+    mock: MockKafka | None = None
+
+    def topic(self, name: str, n_partitions: int) -> str:
+        """Create a topic under a name of its own."""
+        whole = f"{name}-{uuid.uuid4().hex[:8]}"
+        create_topic(self.folder, whole, n_partitions)
+        return whole
+
+    def produce(self, topic: str, messages: Sequence[dict[str, object]]) -> None:
+        """Append messages, those that follow one another in a partition together."""
+        writer = FileLogWriter(self.folder, topic, segment_bytes=1 << 20)
+        for partition, group in itertools.groupby(messages, lambda m: m.get("partition", 0)):
+            for chosen in batched(list(group), 10):
+                writer.append(
+                    partition,
+                    [m["value"] for m in chosen],
+                    keys=[as_bytes(m.get("key")) for m in chosen],
+                    times_ms=[m.get("timestamp", 0) for m in chosen],
+                )
+        writer.close()
+
+    def forget(self, topic: str, partition: int, end: int) -> int:
+        """Remove what is before a position; return where the partition begins now."""
+        writer = FileLogWriter(self.folder, topic)
+        low = writer.forget(partition, end)
+        writer.close()
+        return low
+
+    def read(self, topic: str) -> list[Record]:
+        """Read a whole topic, as it is now."""
+        log = FileLog(self.folder, topic, with_keys=True)
+        log.add({p: log.ends(p).low for p in range(log.n_partitions())})
+        found = []
+        while (read := log.read(10_000, 0.0)).batches:
+            for batch in read.batches:
+                found += [
+                    Record(key, batch.raw.event_bytes(i), batch.raw.partition)
+                    for i, key in enumerate(batch.keys or ())
+                ]
+        log.close()
+        return found
+
+    def ids(self, topic: str) -> list[str]:
+        """Read the event ids of all decisions."""
+        return [json.loads(record.value())["event_id"] for record in self.read(topic)]
+
+
+def batched(items: list[dict[str, object]], n: int) -> Iterator[list[dict[str, object]]]:
+    """Cut a list into pieces."""
+    for first in range(0, len(items), n):
+        yield items[first : first + n]
+
+
+def as_bytes(key: object) -> bytes | None:
+    """Take keys as the client of Kafka does."""
+    return key.encode() if isinstance(key, str) else key
+
+
 @dataclass
 class Stream:
     """Topics and a state folder of one test."""
 
-    cluster: Cluster
+    cluster: Cluster | FileCluster
     release: Path
     folder: Path
     n_partitions: int = 4
@@ -131,7 +216,7 @@ class Stream:
         """Start a worker, in a group of its own unless one is named."""
         order = {
             "release": str(self.release),
-            "bootstrap": self.cluster.bootstrap,
+            **self.source(),
             "group": f"group-{uuid.uuid4().hex}",
             "client": QUICK,
             **more,
@@ -145,6 +230,12 @@ class Stream:
         )
         self.children.append(child)
         return child
+
+    def source(self) -> dict[str, str]:
+        """Say where the events are."""
+        if isinstance(self.cluster, FileCluster):
+            return {"file_log": str(self.cluster.folder)}
+        return {"bootstrap": self.cluster.bootstrap}
 
     def send(self, lines: Sequence[bytes]) -> None:
         """Produce events, keyed and partitioned by card, with their event time as timestamp."""

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kafka_rig import Cluster, Stream, named_cluster
+from stream_rig import Cluster, FileCluster, Stream, named_cluster
 
 from sentinel.contract import Quarantine
 from sentinel.monitoring import Metrics
@@ -51,16 +51,33 @@ def stream(cluster: Cluster, case: Case, tmp_path: Path) -> Iterator[Stream]:
     opened.close()
 
 
+@pytest.fixture(params=["kafka", "files"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster | FileCluster:
+    """Give a broker, and a log of files: the same worker on both."""
+    if request.param == "files":
+        return FileCluster(tmp_path / "log")
+    return request.getfixturevalue("cluster")
+
+
+@pytest.fixture
+def any_stream(either: Cluster | FileCluster, case: Case, tmp_path: Path) -> Iterator[Stream]:
+    opened = Stream(either, case.release, tmp_path)
+    yield opened
+    opened.close()
+
+
 def lines_of(case: Case) -> list[bytes]:
     return case.events.read_bytes().splitlines()
 
 
-def test_every_event_gets_one_decision_in_the_order_of_its_card(case: Case, stream: Stream) -> None:
+def test_every_event_gets_one_decision_in_the_order_of_its_card(
+    case: Case, any_stream: Stream
+) -> None:
     lines = lines_of(case)
-    stream.send(lines)
-    child = stream.start()
-    ids = stream.wait_for(case.n_events)
-    report = stream.end(child)
+    any_stream.send(lines)
+    child = any_stream.start()
+    ids = any_stream.wait_for(case.n_events)
+    report = any_stream.end(child)
     assert sorted(ids) == sorted(f"p{i}" for i in range(case.n_events))
     assert report["read"] == report["decided"] == case.n_events
     of_card: dict[str, list[int]] = {}
@@ -70,19 +87,20 @@ def test_every_event_gets_one_decision_in_the_order_of_its_card(case: Case, stre
     assert all(order == sorted(order) for order in of_card.values())
 
 
+@pytest.mark.reliability("C4", t1=1)
 @pytest.mark.parametrize("step", Step, ids=str)
 def test_killed_after_any_commit_step_nothing_is_lost_and_no_state_is_doubled(
-    case: Case, stream: Stream, step: Step
+    case: Case, any_stream: Stream, step: Step
 ) -> None:
     """The decisions are those of a run that nobody killed; repeats are the same bytes."""
-    stream.send(lines_of(case)[:1000])
-    first = stream.start(step=str(step), at=3 if step in {*list(Step)[:4]} else 1)
+    any_stream.send(lines_of(case)[:1000])
+    first = any_stream.start(step=str(step), at=3 if step in {*list(Step)[:4]} else 1)
     assert first.wait(60) == -9, first.stderr.read()
-    second = stream.start()
-    stream.wait_for(1000)
-    report = stream.end(second)
+    second = any_stream.start()
+    any_stream.wait_for(1000)
+    report = any_stream.end(second)
     decisions: dict[str, set[bytes]] = {}
-    for message in stream.cluster.read(stream.decisions):
+    for message in any_stream.cluster.read(any_stream.decisions):
         decisions.setdefault(message.key().decode(), set()).add(message.value())
     assert set(decisions) == {f"p{i}" for i in range(1000)}
     assert all(len(found) == 1 for found in decisions.values())
@@ -90,22 +108,22 @@ def test_killed_after_any_commit_step_nothing_is_lost_and_no_state_is_doubled(
     assert sum(report["positions"].values()) == 1000
 
 
-def scores_of(stream: Stream) -> dict[str, dict[str, object]]:
+def scores_of(any_stream: Stream) -> dict[str, dict[str, object]]:
     found = {}
-    for message in stream.cluster.read(stream.decisions):
+    for message in any_stream.cluster.read(any_stream.decisions):
         decision = json.loads(message.value())
         found[decision["event_id"]] = decision
     return found
 
 
 def test_feedback_is_learned_as_a_replay_of_files_learns_it(
-    case: Case, cluster: Cluster, tmp_path: Path
+    case: Case, either: Cluster | FileCluster, tmp_path: Path
 ) -> None:
     """One partition, the same events and verdicts: the same decisions as from the files."""
-    stream = Stream(cluster, case.release, tmp_path, n_partitions=1, with_feedback=True)
+    stream = Stream(either, case.release, tmp_path, n_partitions=1, with_feedback=True)
     try:
         verdicts = [json.loads(line) for line in case.feedback.read_bytes().splitlines()]
-        cluster.produce(
+        either.produce(
             stream.feedback,
             [{"value": json.dumps(v).encode(), "timestamp": v["known_at"]} for v in verdicts],
         )
@@ -128,7 +146,10 @@ def test_feedback_is_learned_as_a_replay_of_files_learns_it(
     assert found == expected
 
 
-def test_bad_messages_are_quarantined_and_never_stop_the_worker(case: Case, stream: Stream) -> None:
+@pytest.mark.reliability("A11", t1=1)
+def test_bad_messages_are_quarantined_and_never_stop_the_worker(
+    case: Case, any_stream: Stream
+) -> None:
     """Tombstones, nothing, garbage, no key, a wrong timestamp: each once, whole, with its place."""
     lines = lines_of(case)[:50]
     at_ms = json.loads(lines[0])["paid_at"]
@@ -140,36 +161,38 @@ def test_bad_messages_are_quarantined_and_never_stop_the_worker(case: Case, stre
         {"value": b"[" * 70_000, "key": b"c1"},
         {"value": b'{"payment_id":NaN}', "key": b"x" * 1000},
     ]
-    cluster = stream.cluster
-    cluster.produce(stream.events, [{**m, "partition": 0, "timestamp": at_ms} for m in bad])
+    cluster = any_stream.cluster
+    cluster.produce(any_stream.events, [{**m, "partition": 0, "timestamp": at_ms} for m in bad])
     cluster.produce(
-        stream.events, [{"value": lines[0], "partition": 0, "timestamp": at_ms + 10_000_000}]
+        any_stream.events, [{"value": lines[0], "partition": 0, "timestamp": at_ms + 10_000_000}]
     )
     # Without a partition key nobody looks at keys: these are good.
     cluster.produce(
-        stream.events,
+        any_stream.events,
         [
             {"value": line, "partition": 0, "timestamp": json.loads(line)["paid_at"]}
             for line in lines
         ],
     )
-    child = stream.start()
-    stream.wait_for(50)
-    report = stream.end(child)
+    child = any_stream.start()
+    any_stream.wait_for(50)
+    report = any_stream.end(child)
     assert (report["read"], report["decided"], report["quarantined"]) == (57, 50, 7)
     records = {
         message.key().decode(): json.loads(message.value())
-        for message in cluster.read(stream.quarantine)
+        for message in cluster.read(any_stream.quarantine)
     }
-    assert [records[f"{stream.events}/0/{i}"]["code"] for i in range(7)] == [
+    assert [records[f"{any_stream.events}/0/{i}"]["code"] for i in range(7)] == [
         *("empty_event", "empty_event", "empty_event", "invalid_utf8"),
         *("body_too_large", "non_finite", "time_skew"),
     ]
 
 
-def test_with_a_partition_key_a_missing_or_wrong_key_is_refused(case: Case, stream: Stream) -> None:
+def test_with_a_partition_key_a_missing_or_wrong_key_is_refused(
+    case: Case, any_stream: Stream
+) -> None:
     lines = lines_of(case)[:60]
-    stream.send(lines[:50])
+    any_stream.send(lines[:50])
     wrong = [
         {
             "value": line,
@@ -179,58 +202,89 @@ def test_with_a_partition_key_a_missing_or_wrong_key_is_refused(case: Case, stre
         }
         for line, key in zip(lines[50:], [None, b"c999"] * 5, strict=True)
     ]
-    stream.cluster.produce(stream.events, wrong)
-    child = stream.start(job={"partition_key": "card_id"})
-    stream.wait_for(50)
-    report = stream.end(child)
+    any_stream.cluster.produce(any_stream.events, wrong)
+    child = any_stream.start(job={"partition_key": "card_id"})
+    any_stream.wait_for(50)
+    report = any_stream.end(child)
     assert (report["decided"], report["quarantined"]) == (50, 10)
-    codes = {json.loads(m.value())["code"] for m in stream.cluster.read(stream.quarantine)}
+    codes = {json.loads(m.value())["code"] for m in any_stream.cluster.read(any_stream.quarantine)}
     assert codes == {"wrong_partition_key"}
 
 
+@pytest.mark.reliability("C9", t1=1)
 def test_an_event_that_kills_the_process_is_passed_after_three_deaths(
-    case: Case, stream: Stream
+    case: Case, any_stream: Stream
 ) -> None:
     """A real SIGSEGV: once for its batch, three times for itself, then it alone is quarantined."""
     lines = lines_of(case)[:300]
-    stream.send(lines)
+    any_stream.send(lines)
     n_deaths = 0
-    while (child := stream.start(deadly='"payment_id": "p123"')) is not None:
+    while (child := any_stream.start(deadly='"payment_id": "p123"')) is not None:
         if n_deaths == 4:
             break
         assert child.wait(60) == -11, child.stderr.read()
         n_deaths += 1
-    ids = stream.wait_for(299)
-    report = stream.end(child)
+    ids = any_stream.wait_for(299)
+    report = any_stream.end(child)
     assert report["poison"] == 1
     assert set(ids) == {f"p{i}" for i in range(300)} - {"p123"}
-    (record,) = [json.loads(m.value()) for m in stream.cluster.read(stream.quarantine)]
+    (record,) = [json.loads(m.value()) for m in any_stream.cluster.read(any_stream.quarantine)]
     assert record["code"] == "poison"
     assert json.loads(record["text"])["payment_id"] == "p123"
 
 
-def test_lost_events_stop_the_worker_with_what_is_missing(case: Case, stream: Stream) -> None:
+@pytest.mark.reliability("C9", t1=1, t2=10, t3=50)
+def test_an_event_that_kills_the_kernel_after_it_was_logged_is_passed_by_recovery_too(
+    case: Case, cluster: Cluster, tmp_path: Path, trials
+) -> None:
+    """Each start dies while it recovers, until it is known at which event; then never again."""
+    for seed in trials:
+        log = FileCluster(tmp_path / f"log-{seed}")
+        stream = Stream(log, case.release, tmp_path / str(seed), n_partitions=1)
+        stream.send(lines_of(case)[:300])
+        deadly = 120 + 7 * seed
+        n_deaths = 0
+        while n_deaths < 4:
+            child = stream.start(deadly_kernel=deadly)
+            assert child.wait(60) == -11, child.stderr.read()
+            n_deaths += 1
+        child = stream.start(deadly_kernel=deadly)
+        ids = stream.wait_for(299)
+        report = stream.end(child)
+        assert report["poison"] == 1
+        assert set(ids) == {f"p{i}" for i in range(300)} - {f"p{deadly}"}
+        (record,) = [json.loads(record.value()) for record in log.read(stream.quarantine)]
+        assert (record["code"], record["position"]) == ("poison", deadly)
+        again = stream.start(deadly_kernel=deadly)
+        stream.send(lines_of(case)[300:350])
+        stream.wait_for(349)
+        assert stream.end(again)["decided"] == 50
+        stream.close()
+
+
+@pytest.mark.reliability("B12", t1=1)
+def test_lost_events_stop_the_worker_with_what_is_missing(case: Case, any_stream: Stream) -> None:
     """Then --accept-gap goes on behind them, and counts them."""
     lines = lines_of(case)[:200]
-    stream.send(lines)
-    child = stream.start()
-    stream.wait_for(200)
-    report = stream.end(child)
-    held = report["positions"][f"{stream.events}/0"]
+    any_stream.send(lines)
+    child = any_stream.start()
+    any_stream.wait_for(200)
+    report = any_stream.end(child)
+    held = report["positions"][f"{any_stream.events}/0"]
     junk = [{"value": b"x" * 60_000, "partition": 0}] * 150
-    stream.cluster.produce(stream.events, junk)
-    low = stream.cluster.forget(stream.events, 0, held + 40)
+    any_stream.cluster.produce(any_stream.events, junk)
+    low = any_stream.cluster.forget(any_stream.events, 0, held + 40)
     assert low > held
-    stopped = stream.start()
+    stopped = any_stream.start()
     assert stopped.wait(60) == 1
-    error = stream.last_words(stopped)
-    assert f"source-gap: {stream.events}/0: expected position {held}" in error
+    error = any_stream.last_words(stopped)
+    assert f"source-gap: {any_stream.events}/0: expected position {held}" in error
     assert f"positions {held} to {low - 1} are missing" in error
-    going_on = stream.start(job={"accept_gap": True})
+    going_on = any_stream.start(job={"accept_gap": True})
     more = lines_of(case)[200:260]
-    stream.send(more)
-    stream.wait_for(260)
-    assert stream.end(going_on)["gap"] == low - held
+    any_stream.send(more)
+    any_stream.wait_for(260)
+    assert any_stream.end(going_on)["gap"] == low - held
 
 
 def test_a_topic_made_anew_is_not_taken_for_the_old_one(case: Case, tmp_path: Path) -> None:
@@ -275,6 +329,7 @@ def test_a_second_worker_without_a_partition_key_is_refused(case: Case, stream: 
     stream.end(first)
 
 
+@pytest.mark.reliability("C4", t1=1)
 def test_partitions_of_a_killed_worker_are_taken_over_with_their_state(
     case: Case, stream: Stream
 ) -> None:
@@ -302,6 +357,7 @@ def test_partitions_of_a_killed_worker_are_taken_over_with_their_state(
     assert all(len(found) == 1 for found in decisions.values())
 
 
+@pytest.mark.reliability("C5", t1=1)
 def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(case: Case, stream: Stream) -> None:
     """Past its session the broker gives them away; the lock on the state does not."""
     lines = lines_of(case)
@@ -311,7 +367,7 @@ def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(case: Case, strea
     stream.wait_for(400)
     first.send_signal(signal.SIGSTOP)
     stream.send(lines[400:800])
-    time.sleep(15)
+    time.sleep(19)  # three times its session
     meanwhile = stream.cluster.ids(stream.decisions)
     assert len(meanwhile) == len(set(meanwhile)) < 800
     first.send_signal(signal.SIGCONT)
@@ -322,6 +378,7 @@ def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(case: Case, strea
     assert sum(report["decided"] for report in reports) == 800
 
 
+@pytest.mark.reliability("C7", t1=1)
 def test_offsets_that_cannot_be_committed_change_nothing(case: Case, stream: Stream) -> None:
     """They are for people who watch lag: positions are the state's."""
     mock = stream.cluster.mock

@@ -9,12 +9,26 @@ import sys
 import threading
 from pathlib import Path
 
+from sentinel.features import Engine
 from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
 from sentinel.release import verify_release
+from sentinel.streaming.file_log_worker import open_file_log_worker
 from sentinel.streaming.kafka_settings import KafkaSettings
 from sentinel.streaming.kafka_worker import open_worker
 from sentinel.streaming.stream_job import Step, StreamJob
+
+
+def die_in_the_kernel(position: int) -> None:
+    """Die where the features of this position are advanced: after the batch was logged."""
+    advance = Engine.advance
+
+    def dying(self, events):
+        if self.__class__ is not Engine and position in events.raw.positions[events.rows]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return advance(self, events)
+
+    Engine.advance = dying
 
 
 def main() -> None:
@@ -24,7 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     loaded = verify_release(Path(order["release"]), None, now_ms=0)
     settings = KafkaSettings(
-        bootstrap=order["bootstrap"], group=order["group"], client=order.get("client", {})
+        bootstrap=order.get("bootstrap", ""), group=order["group"], client=order.get("client", {})
     )
     job = StreamJob(
         **{
@@ -35,6 +49,7 @@ def main() -> None:
     )
     n_left = {order.get("step"): order.get("at", 1)}
     deadly = order.get("deadly")
+    deadly_kernel = order.get("deadly_kernel")
 
     def on_step(step: Step) -> None:
         if str(step) in n_left:
@@ -42,9 +57,15 @@ def main() -> None:
             if n_left[str(step)] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    worker, scorer = open_worker(
-        loaded, settings, job, metrics=Metrics(with_process=False), on_step=on_step
-    )
+    metrics = Metrics(with_process=False)
+    if "file_log" in order:
+        worker, scorer = open_file_log_worker(
+            loaded, Path(order["file_log"]), job, metrics=metrics, on_step=on_step
+        )
+    else:
+        worker, scorer = open_worker(loaded, settings, job, metrics=metrics, on_step=on_step)
+    if deadly_kernel is not None:
+        die_in_the_kernel(deadly_kernel)
     if deadly is not None:
         decode = scorer.decode
 
