@@ -9,6 +9,7 @@ Triton defines it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -55,6 +56,8 @@ class InferBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
 
 
 _decode_body = msgspec.json.Decoder(InferBody).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _decode_flat = msgspec.json.Decoder(list[float]).decode
 _decode_nested = msgspec.json.Decoder(list[list[float]]).decode
 
@@ -107,6 +110,7 @@ def read_infer(content: bytes, *, json_bytes: int | None, n_features: int) -> In
             expected="a JSON object as the Open Inference Protocol has it",
             got=error,
         ) from error
+    _check_keys(head, body)
     tensor = only_input(body.inputs)
     n_rows = check_shape(tensor.datatype, tensor.shape, n_features=n_features)
     n_binary = tensor.parameters.get("binary_data_size")
@@ -240,6 +244,48 @@ def _check_depth(content: bytes) -> None:
             )
 
 
+def _check_keys(content: bytes, body: InferBody) -> None:
+    """Refuse an object that has a key twice: of two values the parser would take the last.
+
+    Every key has a colon. Where there are as many colons as the request has keys at least, none
+    stands there twice; otherwise keys are counted, outside texts, and after parsing.
+    """
+    if content.count(b":") == _n_keys_least(body):
+        return
+    if _TEXTS.sub(b"", content).count(b":") != _n_keys(content):
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID, at="request", expected="each key once", got="one twice"
+        )
+
+
+def _n_keys_least(body: InferBody) -> int:
+    n = 1 + (body.id is not None) + (body.outputs is not None)
+    n += _n_parameters(body.parameters)
+    for tensor in body.inputs:
+        n += 3 + _n_parameters(tensor.parameters) + (len(memoryview(tensor.data)) > 0)
+    for wish in body.outputs or ():
+        n += 1 + _n_parameters(wish.parameters)
+    return n
+
+
+def _n_parameters(parameters: dict[str, Parameter]) -> int:
+    return len(parameters) + 1 if parameters else 0
+
+
+def _n_keys(content: bytes) -> int:
+    """Count the keys that parsing leaves, in all objects that a request may have."""
+    top = _decode_object(content)
+    objects = [top]
+    for name in ("inputs", "outputs"):
+        if bytes(top.get(name, _NULL)) != b"null":
+            objects += _decode_objects(top.get(name, _EMPTY))
+    parameters = [each.get("parameters", _NULL) for each in objects]
+    objects += [_decode_object(each) for each in parameters if bytes(each) != b"null"]
+    return sum(map(len, objects))
+
+
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NULL, _EMPTY = msgspec.Raw(b"null"), msgspec.Raw(b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
