@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+import wire_rig
 from serving_rig import MODEL, N_FEATURES, Served, payment
 from tritonclient.utils import InferenceServerException
 
@@ -174,3 +177,49 @@ def test_reflection_lists_the_services_and_their_files(server: Served) -> None:
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
     assert b"ModelInferRequest" in file.file_descriptor_response.file_descriptor_proto[0]
     assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+@pytest.mark.parametrize("method", ["sentinel.v1.Scoring/Score", "sentinel.v1.Scoring/ScoreStream"])
+@pytest.mark.parametrize("is_good", [True, False])
+def test_every_scoring_call_says_how_busy_the_server_is(
+    server: Served, method: str, is_good: bool
+) -> None:
+    """ORCA's trailer stands behind answers and refusals; gRPC's own client takes it out."""
+    report = message("xds.data.orca.v3", "OrcaLoadReport")
+    good = message("sentinel.v1", "ScoreRequest")(events=[payment()]).SerializeToString()
+    trailers = wire_rig.call(server.addresses.grpc_port, f"/{method}", good if is_good else b"\xff")
+    found = report.FromString(wire_rig.binary_header(trailers, "endpoint-load-metrics-bin"))
+    assert 0.0 <= found.application_utilization <= 1.0
+    assert set(found.named_metrics) == {"queue_rows", "queue_requests"}
+
+
+def test_other_calls_do_not_say_it(server: Served) -> None:
+    """A probe of health must not look like load."""
+    trailers = wire_rig.call(server.addresses.grpc_port, "/grpc.health.v1.Health/Check", b"")
+    assert wire_rig.binary_header(trailers, "endpoint-load-metrics-bin") is None
+
+
+def test_a_stream_answers_in_order_however_far_it_is_ahead(server: Served) -> None:
+    """Hundreds of messages under way: answer k belongs to message k, one or many events each."""
+    kind = message("sentinel.v1", "ScoreRequest")
+    answer = message("sentinel.v1", "ScoreResponse")
+    ids = [[f"ahead-{i}-{j}" for j in range(1 + i % 3)] for i in range(300)]
+    sent = [kind(events=[payment(name) for name in names]).SerializeToString() for names in ids]
+    with grpc.insecure_channel(f"127.0.0.1:{server.addresses.grpc_port}") as channel:
+        stream = channel.stream_stream("/sentinel.v1.Scoring/ScoreStream")(iter(sent))
+        given = [answer.FromString(content).decisions for content in stream]
+    assert [[json.loads(line)["event_id"] for line in lines] for lines in given] == ids
+
+
+def test_a_stream_ends_at_its_first_bad_message_after_the_answers_before_it(server: Served) -> None:
+    """What was sent before is answered; nothing behind is."""
+    kind = message("sentinel.v1", "ScoreRequest")
+    good = [kind(events=[payment(f"before-{i}")]).SerializeToString() for i in range(5)]
+    sent = [*good, b"\xff\xff", kind(events=[payment("behind")]).SerializeToString()]
+    with grpc.insecure_channel(f"127.0.0.1:{server.addresses.grpc_port}") as channel:
+        stream = channel.stream_stream("/sentinel.v1.Scoring/ScoreStream")(iter(sent))
+        given = []
+        with pytest.raises(grpc.RpcError) as refused:
+            given.extend(content for content in stream)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(given) == 5

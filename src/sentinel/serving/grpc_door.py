@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving import tensors
+from sentinel.serving import load_report, tensors
 from sentinel.serving.access import Access, Scope
 from sentinel.serving.attempt import attempt, attempt_async
 from sentinel.serving.grpc_messages import (
@@ -42,9 +42,15 @@ _Proto = Any  # messages of a pool of our own have no static type
 _Context = Any
 _Unary = Callable[[_Proto, _Context], Awaitable[_Proto]]
 _Stream = Callable[[_Proto, _Context], AsyncIterator[_Proto]]
+_Metadata = tuple[tuple[str, str | bytes], ...]
+_Trailers = Callable[[], _Metadata]
 
 _WATCH_S = 1.0
 _STREAMS_MAX = 1024
+# Messages of one stream that are read before the answer to the first is sent: they share batches,
+# and their order stays.
+_AHEAD_MAX = 64
+_SCORING_METHODS = frozenset({"ModelInfer", "Score", "ScoreStream"})
 _INFER_RESPONSE = message("inference", "ModelInferResponse")
 
 
@@ -64,6 +70,7 @@ class GrpcDoor:
         self._access = access
         self._timeout_s = timeout_ms / 1000
         self._server: grpc.aio.Server | None = None
+        self._trailer = load_report.Trailer(plane.load)
 
     async def start(self, settings: ServerSettings, tls: Tls | None = None) -> int:
         """Listen; return the port.
@@ -162,11 +169,37 @@ class GrpcDoor:
         return await self._score_events(request, self._limit(context))
 
     async def _score_stream(self, requests: _Proto, context: _Context) -> AsyncIterator[_Proto]:
+        """Answer messages in their order; the next ones are on their way meanwhile."""
+        tenant = self._tenant(context)
+        answers: asyncio.Queue[asyncio.Future[_Proto] | None] = asyncio.Queue(_AHEAD_MAX)
+        reader = asyncio.ensure_future(self._read_ahead(requests, tenant, answers))
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+            await reader
+        finally:
+            reader.cancel()
+            while not answers.empty():
+                left = answers.get_nowait()
+                if left is not None and not left.cancel() and not left.cancelled():
+                    left.exception()  # looked at: nobody is told of a fault after the first
+
+    async def _read_ahead(
+        self,
+        requests: _Proto,
+        tenant: str,
+        answers: asyncio.Queue[asyncio.Future[_Proto] | None],
+    ) -> None:
+        """Submit each message as it comes, as far ahead as the queue of answers has room."""
         kind = message("sentinel.v1", "ScoreRequest")
-        async for content in requests:
-            # Each message of a stream has the deadline of a request; the stream has its own.
-            limit = Limit(tenant=self._tenant(context), timeout_s=self._timeout_s)
-            yield await self._score_events(_parse(kind, content), limit)
+        try:
+            async for content in requests:
+                # Each message of a stream has the deadline of a request; the stream has its own.
+                limit = Limit(tenant=tenant, timeout_s=self._timeout_s)
+                scored = self._score_events(_parse(kind, content), limit)
+                await answers.put(asyncio.ensure_future(scored))
+        finally:
+            await answers.put(None)
 
     async def _score_events(self, request: _Proto, limit: Limit) -> _Proto:
         events = list(request.events)
@@ -244,6 +277,12 @@ class GrpcDoor:
         timeout_s = self._timeout_s if left_s is None else min(left_s, most_s)
         return Limit(tenant=self._tenant(context), timeout_s=timeout_s)
 
+    def _trailers_of(self, method: str) -> _Trailers:
+        """Say what stands behind every answer of a method: how busy the server is, where asked."""
+        if method not in _SCORING_METHODS:
+            return tuple
+        return lambda: (self._trailer(),)
+
     def _handlers(self) -> list[grpc.GenericRpcHandler]:
         unary: dict[str, _Unary] = {
             "ServerLive": self._server_live,
@@ -268,14 +307,16 @@ class GrpcDoor:
                 kind = None if streams_in else message(package, request)
                 if streams_in:
                     table[name] = grpc.stream_stream_rpc_method_handler(
-                        _streaming(streams[name], kind)
+                        _streaming(streams[name], kind, self._trailers_of(name))
                     )
                 elif streams_out:
                     table[name] = grpc.unary_stream_rpc_method_handler(
-                        _streaming(streams[name], kind)
+                        _streaming(streams[name], kind, self._trailers_of(name))
                     )
                 else:
-                    table[name] = grpc.unary_unary_rpc_method_handler(_unary(unary[name], kind))
+                    table[name] = grpc.unary_unary_rpc_method_handler(
+                        _unary(unary[name], kind, self._trailers_of(name))
+                    )
             handlers.append(grpc.method_handlers_generic_handler(service, table))
         return handlers
 
@@ -328,7 +369,9 @@ def reflect(request: _Proto) -> _Proto:
     return response
 
 
-def _unary(handle: _Unary, kind: Any) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+def _unary(
+    handle: _Unary, kind: Any, trailers: _Trailers
+) -> Callable[[bytes, _Context], Awaitable[bytes]]:
     async def call(content: bytes, context: _Context) -> bytes:
         async def answer() -> bytes:
             response = await handle(_parse(kind, content), context)
@@ -337,37 +380,42 @@ def _unary(handle: _Unary, kind: Any) -> Callable[[bytes, _Context], Awaitable[b
 
         result = await attempt_async(answer(), at="call")
         if isinstance(result, SentinelError):
-            await _abort(context, result)
+            await _abort(context, result, trailers())
             raise result
+        if behind := trailers():
+            context.set_trailing_metadata(behind)
         return result
 
     return call
 
 
-def _streaming(handle: _Stream, kind: Any) -> Callable[[Any, _Context], AsyncIterator[bytes]]:
+def _streaming(
+    handle: _Stream, kind: Any, trailers: _Trailers
+) -> Callable[[Any, _Context], AsyncIterator[bytes]]:
     async def call(content: Any, context: _Context) -> AsyncIterator[bytes]:
         asked = content
         if kind is not None:
             asked = attempt(lambda: _parse(kind, content), at="stream")
         if isinstance(asked, SentinelError):
-            await _abort(context, asked)
+            await _abort(context, asked, trailers())
         responses = handle(asked, context)
         while True:
             response = await attempt_async(anext(responses, None), at="stream")
             if isinstance(response, SentinelError):
-                await _abort(context, response)
+                await _abort(context, response, trailers())
                 return
             if response is None:
+                if behind := trailers():
+                    context.set_trailing_metadata(behind)
                 return
             yield response.SerializeToString()
 
     return call
 
 
-async def _abort(context: _Context, error: SentinelError) -> None:
-    trailers: tuple[tuple[str, str], ...] = ()
+async def _abort(context: _Context, error: SentinelError, trailers: _Metadata) -> None:
     if isinstance(error, OverloadedError):
-        trailers = (("retry-after", str(max(1, round(error.retry_s)))),)
+        trailers = (*trailers, ("retry-after", str(max(1, round(error.retry_s)))))
     status = grpc.StatusCode[GRPC_STATUS[error.code]]
     await context.abort(status, str(error_data(error)["error"]), trailers)
 

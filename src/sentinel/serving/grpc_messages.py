@@ -132,6 +132,19 @@ _REFLECTION = {
         list_services_response 6 ListServiceResponse?
         error_response 7 ErrorResponse?""",
 }
+# What the trailer of a call holds (cncf/xds, orca_load_report.proto).
+_ORCA = {
+    "OrcaLoadReport": """
+        cpu_utilization 1 double
+        mem_utilization 2 double
+        rps 3 uint64
+        request_cost 4 map<string, double>
+        utilization 5 map<string, double>
+        rps_fractional 6 double
+        eps 7 double
+        named_metrics 8 map<string, double>
+        application_utilization 9 double""",
+}
 # Services: method to (request, response, streams in, streams out).
 Method = tuple[str, str, bool, bool]
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
@@ -172,6 +185,7 @@ _FILES = {
     "grpc.health.v1": _HEALTH,
     "sentinel.v1": _SCORING,
     "grpc.reflection.v1alpha": _REFLECTION,
+    "xds.data.orca.v3": _ORCA,
 }
 
 
