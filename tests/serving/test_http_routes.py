@@ -216,11 +216,27 @@ def test_the_release_says_that_nobody_approved_it(server: Served) -> None:
     assert found["digest"] == server.opened.loaded.digest
 
 
-def test_probes_have_an_empty_body(server: Served) -> None:
+def test_a_model_named_in_the_body_is_the_one_that_is_served(server: Served) -> None:
+    row = [19.5, 1.0, 20.0, 60.0, 1.0]
+    assert server.infer([row], model_name=MODEL, model_version="1.2.0").status == 200
+    for wrong in ({"model_name": "other"}, {"model_version": "9.9.9"}):
+        answer = server.infer([row], **wrong)
+        assert (answer.status, answer.json()["code"]) == (404, "model-unknown")
+
+
+def test_probes_answer_by_their_status_and_in_the_words_of_the_protocol(server: Served) -> None:
     server.wait_ready()
-    for path in ("/v2/health/live", "/v2/health/ready", f"/v2/models/{MODEL}/ready"):
+    bodies = {
+        "/v2/health/live": b'{"live":true}',
+        "/v2/health/ready": b'{"ready":true}',
+        f"/v2/models/{MODEL}/ready": b"",
+    }
+    for path, body in bodies.items():
         answer = server.request("GET", path)
-        assert (answer.status, answer.body) == (200, b"")
+        assert (answer.status, answer.body) == (200, body)
+        if "health" in path:
+            there = server.request("GET", path, port=server.addresses.metrics_port)
+            assert there.body == body
 
 
 def test_load_is_reported_where_it_is_asked_for(server: Served) -> None:

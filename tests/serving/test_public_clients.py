@@ -23,6 +23,7 @@ def _expected(server: Served) -> np.ndarray:
     return server.champion(ROWS)
 
 
+@pytest.mark.reliability("F11", t1=1)
 @pytest.mark.parametrize("is_binary", [True, False])
 def test_the_http_client_works_unchanged(server: Served, is_binary: bool) -> None:
     server.wait_ready()
@@ -58,6 +59,7 @@ def test_the_http_client_sees_errors_as_errors(server: Served) -> None:
     client.close()
 
 
+@pytest.mark.reliability("F11", t1=1)
 def test_the_grpc_client_works_unchanged(server: Served) -> None:
     server.wait_ready()
     client = triton_grpc.InferenceServerClient(f"127.0.0.1:{server.addresses.grpc_port}")

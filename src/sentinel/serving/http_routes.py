@@ -125,13 +125,13 @@ class HttpRoutes:
             b"/v1/health": {b"GET": self._health},
             b"/openapi.json": {b"GET": self._document},
             b"/v2": {b"GET": lambda _: json_response(plane.server_metadata())},
-            b"/v2/health/live": {b"GET": lambda _: _probe(plane.health().is_live)},
-            b"/v2/health/ready": {b"GET": lambda _: _probe(plane.health().is_ready)},
+            b"/v2/health/live": {b"GET": lambda _: probe("live", plane.health().is_live)},
+            b"/v2/health/ready": {b"GET": lambda _: probe("ready", plane.health().is_ready)},
             b"/v2/models": {b"GET": lambda _: json_response({"models": [plane.model_name]})},
         }
         for path in (model, version):
             table[path] = {b"GET": lambda _: json_response(_metadata(plane))}
-            table[path + b"/ready"] = {b"GET": lambda _: _probe(plane.health().is_ready)}
+            table[path + b"/ready"] = {b"GET": lambda _: probe("", plane.health().is_ready)}
             table[path + b"/infer"] = {b"POST": self._infer}
         return table
 
@@ -214,11 +214,13 @@ class HttpRoutes:
         asked = read_infer(
             request.body, json_bytes=_json_bytes(request), n_features=plane.n_features
         )
-        timeout = asked.body.parameters.get("timeout")
+        body = asked.body
+        if body.model_name is not None or body.model_version is not None:
+            plane.require_model(body.model_name or plane.model_name, body.model_version)
+        timeout = body.parameters.get("timeout")
         if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
             seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
             limit = Limit(tenant=limit.tenant, timeout_s=seconds)
-        body = asked.body
         started_s = time.monotonic()
 
         def write(result: EventAnswers | TensorAnswers) -> HttpResponse:
@@ -326,8 +328,10 @@ def _served(answers: EventAnswers) -> tuple[tuple[bytes, bytes], ...]:
     return ((RELEASE_HEADER, text.encode()),)
 
 
-def _probe(holds: bool) -> HttpResponse:
-    return HttpResponse(200 if holds else 503)
+def probe(name: str, holds: bool) -> HttpResponse:
+    """Answer a probe: by the status, and with a word where the protocol's clients read one."""
+    body = b'{"%b":%b}' % (name.encode(), b"true" if holds else b"false") if name else b""
+    return HttpResponse(200 if holds else 503, body)
 
 
 def _metadata(plane: Plane) -> object:

@@ -128,6 +128,8 @@ def _infer(plane: Plane) -> _Schema:
         "required": ["inputs"],
         "properties": {
             "id": {"type": "string"},
+            "model_name": {"const": plane.model_name},
+            "model_version": {"const": plane.model_version},
             "parameters": {"type": "object"},
             "inputs": {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
         },

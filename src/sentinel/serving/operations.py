@@ -20,7 +20,7 @@ from sentinel.serving.http_message import (
     HttpResponse,
     json_response,
 )
-from sentinel.serving.http_routes import HttpRoutes
+from sentinel.serving.http_routes import HttpRoutes, probe
 from sentinel.serving.listening import listen
 from sentinel.serving.operator_routes import PREFIX, OperatorRoutes
 from sentinel.serving.plane import Plane
@@ -111,9 +111,9 @@ class Operations:
             text, content_type = self._plane.metrics.exposition(accept)
             return HttpResponse(200, text, content_type.encode())
         if request.path == b"/v2/health/live":
-            return HttpResponse(200 if report.is_live else 503)
+            return probe("live", report.is_live)
         if request.path == b"/v2/health/ready":
-            return HttpResponse(200 if report.is_ready else 503)
+            return probe("ready", report.is_ready)
         if request.path == b"/v1/health":
             return json_response(report.to_data(), status=200 if report.is_ready else 503)
         raise SentinelError(

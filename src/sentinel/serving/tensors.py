@@ -47,10 +47,12 @@ class OutputWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
 
 class InferBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The JSON part of a request."""
+    """The JSON part of a request; KServe's client names the model here as well."""
 
     inputs: list[InputTensor]
     id: str | None = None
+    model_name: str | None = None
+    model_version: str | None = None
     parameters: dict[str, Parameter] = {}
     outputs: list[OutputWish] | None = None
 
