@@ -29,9 +29,11 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import (
     Count,
     Difference,
+    DistinctCount,
     Engine,
     FeatureSet,
     HourOfDay,
+    Maximum,
     Mean,
     Ratio,
     Sum,
@@ -69,8 +71,29 @@ def across_entities() -> FeatureSet:
     )
 
 
+def windows_only() -> FeatureSet:
+    """Entities that are forgotten when they were idle; some features are of two of them."""
+    of_card = Mean("card_mean", of=Payment.tip, by=card, over="10m", tiles=5)
+    of_device = Sum("device_sum", of=Payment.amount, by=device, over="15m", tiles=5)
+    return FeatureSet(
+        "windows",
+        version="1",
+        events=Payment,
+        feedback=Verdict,
+        features=[
+            of_card,
+            Count("n_verdicts", of=Verdict.is_fraud, by=card, over="20m", tiles=5),
+            of_device,
+            DistinctCount("n_cards", of=Payment.card_id, by=device, over="5m", tiles=5),
+            Maximum("most", of=Payment.amount, by=merchant, over="30m", tiles=5),
+            Ratio("ratio", numerator=of_card, denominator=of_device),
+        ],
+    )
+
+
 FEATURES = across_entities()
-PLAN = compile_plan(FEATURES)
+FORGETFUL = windows_only()
+PLANS = {each.name: compile_plan(each) for each in (FEATURES, FORGETFUL)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -82,9 +105,12 @@ def shards_remember_little() -> Iterator[None]:
 
 
 def alone(
-    events: list[EventBatch], feedback: list[EventBatch], n_dedupe_min: int
+    features: FeatureSet,
+    events: list[EventBatch],
+    feedback: list[EventBatch],
+    n_dedupe_min: int,
 ) -> tuple[np.ndarray, ...]:
-    engine = Engine(PLAN, n_dedupe_min=n_dedupe_min)
+    engine = Engine(PLANS[features.name], n_dedupe_min=n_dedupe_min)
     found = [matrix for _, matrix in advance_log(engine, events, feedback)]
     kept = ~np.concatenate([each.is_duplicate for each in found])
     return (
@@ -92,15 +118,20 @@ def alone(
         np.concatenate([each.status for each in found])[kept],
         np.concatenate([each.is_late for each in found])[kept],
         np.array([engine.counts().feedback, engine.counts().feedback_duplicates]),
+        np.array(engine.counts().entities_forgotten),
     )
 
 
 def shared_out(
-    rounds: list[list[EventBatch]], feedback: list[EventBatch], n_dedupe_min: int, n_shards: int
+    features: FeatureSet,
+    rounds: list[list[EventBatch]],
+    feedback: list[EventBatch],
+    n_dedupe_min: int,
+    n_shards: int,
 ) -> tuple[np.ndarray, ...]:
-    order = GlobalOrder(FEATURES, feedback, n_dedupe_min=n_dedupe_min)
+    order = GlobalOrder(features, feedback, n_dedupe_min=n_dedupe_min)
     shards = [
-        Shard(p, index=i, n_shards=n_shards) for p in divide(FEATURES) for i in range(n_shards)
+        Shard(p, index=i, n_shards=n_shards) for p in divide(features) for i in range(n_shards)
     ]
     cutters = [Cutter(shard) for shard in shards]
     found: list[tuple[np.ndarray, ...]] = []
@@ -110,7 +141,7 @@ def shared_out(
         edges = np.cumsum([0, *(batch.n_rows for batch in batches)])[:-1].tolist()
         n_rows = values.shape[1]
         ordered = order.take(values[0], values[1], edges)
-        out = np.full((n_rows, len(FEATURES.names)), np.nan, dtype=np.float32)
+        out = np.full((n_rows, len(features.names)), np.nan, dtype=np.float32)
         status = np.full(out.shape, 9, dtype=np.uint8)
         is_late = np.zeros(n_rows, dtype=np.bool_)
         for shard, cutter in zip(shards, cutters, strict=True):
@@ -121,7 +152,9 @@ def shared_out(
             is_late[rows] |= late & shard.part.marks_late
         found.append((out[ordered.live], status[ordered.live], is_late[ordered.live]))
     counts = np.array([order.n_feedback, order.n_feedback_duplicates])
-    return (*(np.concatenate(parts) for parts in zip(*found, strict=True)), counts)
+    forgotten = sum(shard.engine.counts().entities_forgotten for shard in shards if shard.part.name)
+    together = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    return (*together, counts, np.array(forgotten))
 
 
 def doubled(feedback: EventBatch, seed: int) -> EventBatch:
@@ -132,7 +165,7 @@ def doubled(feedback: EventBatch, seed: int) -> EventBatch:
     return rows_of(feedback, Verdict.schema, order)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_number_of_shards_gives_the_bits_of_one_engine(data: st.DataObject) -> None:
     """Late, repeated, forgotten and simultaneous events, feedback, any batches, any rounds."""
@@ -152,14 +185,26 @@ def test_any_number_of_shards_gives_the_bits_of_one_engine(data: st.DataObject) 
     known = split(feedback, Verdict.schema, data.draw(st.lists(
         st.integers(0, feedback.n_rows), max_size=4), label="feedback batches"))  # fmt: skip
     n_dedupe = data.draw(st.sampled_from([2, 30, 1 << 20]), label="ids remembered")
-    expected = alone(batches, known, n_dedupe)
+    features = data.draw(st.sampled_from([FEATURES, FORGETFUL]), label="features")
+    expected = alone(features, batches, known, n_dedupe)
     at = sorted(data.draw(st.lists(st.integers(0, len(batches)), max_size=3), label="rounds"))
     edges = [0, *at, len(batches)]
     rounds = [batches[a:b] for a, b in itertools.pairwise(edges) if b > a]
     for n_shards in (1, 2, 3, 7):
-        actual = shared_out(rounds, known, n_dedupe, n_shards)
+        actual = shared_out(features, rounds, known, n_dedupe, n_shards)
         for one, other in zip(actual, expected, strict=True):
             assert one.tobytes() == other.tobytes()
+
+
+def test_entities_are_forgotten_in_shards_as_in_one_engine() -> None:
+    """The streams of the test above do forget, and the same entities."""
+    events = payments(400, 5, late_ms=HOUR_MS, n_cards=40)
+    feedback = verdicts(events, 6)
+    expected = alone(FORGETFUL, [events], [feedback], 1 << 20)
+    assert expected[-1] > 50
+    actual = shared_out(FORGETFUL, [[events]], [feedback], 1 << 20, 3)
+    for one, other in zip(actual, expected, strict=True):
+        assert one.tobytes() == other.tobytes()
 
 
 def test_every_feature_is_one_parts_own() -> None:

@@ -63,7 +63,7 @@ def test_rounds_are_bounded_and_carry_the_event_ids() -> None:
     """A round has at most what it may have; ids are texts, escapes resolved."""
     events = [*EVENTS[:100], payment(100, payment_id='"\u00e9\n')]
     run = ParallelReplay(PLAN, batches(events, 101), n_processes=2, shape=SMALL)
-    rounds = list(run)
+    rounds = list(run.rounds())
     assert [each.n_rows for each in rounds] == [64, 37]
     ids = [
         each.id_content[start:end].tobytes().decode()
@@ -77,7 +77,7 @@ def test_a_process_that_is_killed_is_named_and_the_rest_is_ended() -> None:
     """No answer is an error with the process in it; no process is left."""
     run = ParallelReplay(PLAN, batches(EVENTS, 10), n_processes=2, shape=SMALL)
     before = children()
-    rounds = iter(run)
+    rounds = run.rounds()
     next(rounds)
     (first, *_) = sorted(children() - before)
     os.kill(first, signal.SIGKILL)
@@ -91,20 +91,21 @@ def test_a_process_that_is_killed_is_named_and_the_rest_is_ended() -> None:
 def test_who_stops_listening_leaves_no_process() -> None:
     """An iteration that is given up ends its processes."""
     before = children()
-    rounds = iter(ParallelReplay(PLAN, batches(EVENTS, 10), n_processes=2, shape=SMALL))
+    rounds = ParallelReplay(PLAN, batches(EVENTS, 10), n_processes=2, shape=SMALL).rounds()
     next(rounds)
     assert len(children() - before) == 2
-    rounds.close()  # type: ignore[attr-defined]
+    rounds.close()
     assert children() == before
 
 
-def test_an_error_of_a_process_is_the_error_of_the_replay() -> None:
-    """Too many entities in one shard: the engine's own words."""
-    run = ParallelReplay(PLAN, batches(EVENTS, 10), n_processes=2, n_entities_max=2, shape=SMALL)
+def test_a_state_that_could_become_full_is_refused() -> None:
+    """Who makes room is decided over all entities, so one process must do it."""
+    run = ParallelReplay(PLAN, batches(EVENTS, 10), n_processes=2, n_entities_max=300, shape=SMALL)
     with pytest.raises(SentinelError) as caught:
-        list(run)
+        list(run.rounds())
     assert caught.value.code is ErrorCode.ENTITIES_TOO_MANY
     assert caught.value.at == "feature state"
+    assert not children()
 
 
 def test_an_empty_log_gives_an_empty_matrix() -> None:

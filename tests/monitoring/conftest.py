@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sentinel.monitoring import LogContext, LogRecords
 from sentinel.monitoring.log_records import feature_hashes
+
+# The oracles of ``tests/oracle`` can be imported by name.
+sys.path.insert(0, str(Path(__file__).parent.parent / "oracle"))
 
 N_FEATURES = 5
 

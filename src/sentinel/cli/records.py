@@ -54,7 +54,7 @@ def decisions(
     from sentinel.monitoring import read_decisions
 
     _check_outcomes(outcome or [])
-    n_spilled = _check_log(folder)
+    n_spilled = check_log(folder)
     found = read_decisions(folder, event_ids=event_id or None, outcomes=outcome or None)
     output = Output(as_json=as_json)
     # A table without columns would give empty rows.
@@ -129,7 +129,7 @@ def _check_outcomes(names: list[str]) -> None:
             )
 
 
-def _check_log(folder: Path) -> int:
+def check_log(folder: Path) -> int:
     """Refuse a folder that is no decision log; count the records that are only spilled."""
     from sentinel.monitoring.decision_log import LEDGER_NAME
     from sentinel.monitoring.log_segments import SPILL_FOLDER, segment_paths

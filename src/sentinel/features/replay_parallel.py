@@ -301,6 +301,8 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(memory,),
+            # Ctrl-C is for who began the replay.
+            start_new_session=True,
         )
         self._input = cast("IO[bytes]", self._child.stdin)
         self._output = cast("IO[bytes]", self._child.stdout)
