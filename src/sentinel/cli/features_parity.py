@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sentinel.contract import RawBatch
-    from sentinel.features import Engine, FeaturePlan
+    from sentinel.features import Engine, FeaturePlan, FeatureSet
     from sentinel.features.parity import FeatureDifference
     from sentinel.monitoring.feature_parity import LogParity, ParityReport
     from sentinel.monitoring.metrics import Metrics
@@ -283,6 +283,31 @@ class _Tail:
         except SentinelError as error:
             self._queue.put(error)
         self._queue.put(None)
+
+
+def served_parity(
+    features: FeatureSet, log: Path | None, events: list[Path], feedback: list[Path], output: Output
+) -> ParityReport:
+    """Replay the events of a decision log through a feature set that may be a new one.
+
+    Raises
+    ------
+    SentinelError
+        ``usage-invalid`` for a log without events, or events without a log.
+    """
+    from sentinel.features import Engine, compile_plan
+    from sentinel.monitoring.feature_parity import LogParity
+
+    if log is None or not events:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at="--parity-log, --parity-events",
+            expected="both",
+            got="one of them",
+        )
+    check_log(log)
+    found = LogParity(log, features.names)
+    return _once(found, Engine(compile_plan(features)), events, feedback, 0, output)
 
 
 def _write_metrics(metrics: Metrics, path: Path | None) -> None:

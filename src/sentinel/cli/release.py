@@ -47,6 +47,19 @@ def build(
         Path | None,
         typer.Option("--key", help="Builder's key. Without its signature nobody can approve."),
     ] = None,
+    parity_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--parity-log", help="A decision log: its features are replayed, as one gate more."
+        ),
+    ] = None,
+    parity_events: Annotated[
+        list[Path] | None,
+        typer.Option("--parity-events", help="The events of that log, from the first on."),
+    ] = None,
+    parity_feedback: Annotated[
+        list[Path] | None, typer.Option("--parity-feedback", help="Their feedback.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> ExitCode:
     """Build a release from a candidate and ask every gate, where the builder's key is.
@@ -55,6 +68,7 @@ def build(
     a gate fails: the release can then be looked at, and never approved.
     """
     from sentinel.cli.candidate_file import read_candidate
+    from sentinel.cli.features_parity import served_parity
     from sentinel.cli.train import build_shown, refuse_taken, show_built
     from sentinel.release import load_key
 
@@ -62,7 +76,13 @@ def build(
     builder = None if key is None else load_key(key)
     output = Output(as_json=as_json)
     candidate = read_candidate(candidate_file)
-    return show_built(candidate, build_shown(candidate, out, builder, output), output)
+    served = None
+    if parity_log is not None or parity_events:
+        served = served_parity(
+            candidate.features, parity_log, parity_events or [], parity_feedback or [], output
+        )
+    built = build_shown(candidate, out, builder, output, served=served)
+    return show_built(candidate, built, output)
 
 
 @group.command(

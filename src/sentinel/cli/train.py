@@ -15,6 +15,7 @@ from sentinel.cli.replay import first_decided
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
+    from sentinel.monitoring.feature_parity import ParityReport
     from sentinel.release import BuiltRelease, Candidate, Pipeline, SigningKey
     from sentinel.training.split import TimeSplit
 
@@ -174,13 +175,18 @@ def train_shown(
 
 
 def build_shown(
-    candidate: Candidate, out: Path, builder: SigningKey | None, output: Output
+    candidate: Candidate,
+    out: Path,
+    builder: SigningKey | None,
+    output: Output,
+    *,
+    served: ParityReport | None = None,
 ) -> BuiltRelease:
     """Build the release folder, which takes the gates' time."""
     from sentinel.release import build_release
 
     with output.progress("building, gates", total=1):
-        return build_release(candidate, out, created_at_ms=now_ms(), builder=builder)
+        return build_release(candidate, out, created_at_ms=now_ms(), builder=builder, served=served)
 
 
 def _check_places(out: Path | None, candidate: Path | None) -> None:

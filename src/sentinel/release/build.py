@@ -25,6 +25,7 @@ import sentinel
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import sync_folder
 from sentinel.core.hashing import canonical_json
+from sentinel.monitoring.feature_parity import ParityReport
 from sentinel.monitoring.reference import Reference
 from sentinel.release.approvals import Terms, approve
 from sentinel.release.candidate import Candidate
@@ -32,7 +33,7 @@ from sentinel.release.explanation_data import FILE_NAME as EXPLANATION_NAME
 from sentinel.release.explanation_data import explanation_data
 from sentinel.release.export import to_onnx
 from sentinel.release.folder import Contents, read_folder
-from sentinel.release.gates import Draft, GateResult, run_gates
+from sentinel.release.gates import Draft, GateResult, feature_parity, run_gates
 from sentinel.release.keys import SigningKey
 from sentinel.release.manifest import (
     FORMAT,
@@ -75,7 +76,12 @@ class BuiltRelease:
 
 
 def build_release(
-    candidate: Candidate, folder: Path, *, created_at_ms: int, builder: SigningKey | None = None
+    candidate: Candidate,
+    folder: Path,
+    *,
+    created_at_ms: int,
+    builder: SigningKey | None = None,
+    served: ParityReport | None = None,
 ) -> BuiltRelease:
     """Build the release folder of a candidate.
 
@@ -88,6 +94,8 @@ def build_release(
         Milliseconds since the epoch.
     builder : SigningKey, optional
         Signs that it built this release. A release without that cannot be approved.
+    served : ParityReport, optional
+        Past decisions against the candidate's features: the gate ``feature_parity`` is asked, too.
 
     Raises
     ------
@@ -97,6 +105,8 @@ def build_release(
     """
     draft = make_draft(candidate)
     gates = run_gates(draft)
+    if served is not None:
+        gates += (feature_parity(served),)
     files = _files(draft, gates)
     manifest = _manifest(candidate, files, created_at_ms)
     signatures = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sentinel.release.gates.declared import evaluation, nulls, schema, time_travel
 from sentinel.release.gates.model import champion_better, operators, outputs, parity, weights
 from sentinel.release.gates.result import Draft, Gate, GateResult
+from sentinel.release.gates.served import feature_parity
 from sentinel.release.gates.watching import canary, canary_notices
 
 GATES: tuple[Gate, ...] = (
@@ -30,4 +31,4 @@ def run_gates(draft: Draft) -> tuple[GateResult, ...]:
     return tuple(gate(draft) for gate in GATES)
 
 
-__all__ = ["GATES", "Draft", "Gate", "GateResult", "run_gates"]
+__all__ = ["GATES", "Draft", "Gate", "GateResult", "feature_parity", "run_gates"]
