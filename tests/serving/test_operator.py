@@ -267,9 +267,9 @@ def test_the_commands_stage_switch_and_roll_back(
     with served(tmp_path, loaded=load("1.2.0"), source=source()) as running:
         running.wait_ready()
         url = ("--url", f"http://127.0.0.1:{running.addresses.metrics_port}", "--by", "Olga")
-        code, found = _run(capsys, "serving", "stage", "1.4.0", *url)
+        code, found = _run(capsys, "serving", "stage", "9.9.9", *url)
         assert code is ExitCode.RELEASE
-        assert "stage-refused" in str(found["fault"])
+        assert "release-missing" in str(found["fault"])
         code, found = _run(capsys, "serving", "switch", *url)
         assert (code, found["error"]["code"]) == (ExitCode.RELEASE, "switch-refused")  # type: ignore[index]
         assert _run(capsys, "serving", "stage", "1.3.0", *url)[0] is ExitCode.OK

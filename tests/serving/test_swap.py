@@ -15,6 +15,9 @@ import pytest
 from release_rig import load, source
 from serving_rig import MODEL, Served, infer_body, payment, served
 
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features import Engine, compile_plan
+from sentinel.features.stores.choice import parse_store
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
 from sentinel.serving.swap import TABLE, Place, Step
 
@@ -81,7 +84,6 @@ def test_state_goes_on_where_the_other_release_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("1.4.0", "features: expected the feature set in service"),
         ("1.2.0", "expected another release than the one in service"),
         ("9.9.9", "release-missing"),
         ("../payments/1.3.0", "stage-refused: release: expected its place"),
@@ -98,6 +100,29 @@ def test_what_cannot_go_on_is_not_staged(tmp_path: Path, name: str, fault: str) 
         refused = running.operate("releases/switch", because="")
         assert (refused.status, refused.json()["code"]) == (409, "switch-refused")
         assert _in_service(running) == OLD
+
+
+def test_state_on_a_disk_is_of_one_feature_set(tmp_path: Path) -> None:
+    """The folder names the whole set: encodings fitted again need a folder of their own."""
+    store = parse_store(f"embedded:{tmp_path / 'state'}")
+    with swapping(tmp_path, store=store) as running:
+        fault = str(running.stage("1.3.0")["fault"])
+        assert "stage-refused: payments@1.3.0: features: expected the feature set in serv" in fault
+        assert "replay the log into a new store" in fault
+
+
+def test_an_engine_goes_on_by_a_plan_that_was_fitted_again_and_by_no_other() -> None:
+    plans = [load(version).parts.plan for version in ("1.2.0", "1.3.0")]
+    engine = Engine(plans[0])
+    assert plans[0].identity != plans[1].identity
+    engine.use_plan(plans[1])
+    assert engine.plan is plans[1]
+    features = plans[0].features
+    fewer = compile_plan(features.with_features(features.features[:-2]))
+    with pytest.raises(SentinelError) as refused:
+        engine.use_plan(fewer)
+    assert refused.value.code is ErrorCode.STATE_OF_ANOTHER_FEATURE_SET
+    assert engine.plan is plans[1]
 
 
 def test_a_server_without_a_folder_of_releases_stages_nothing(tmp_path: Path) -> None:

@@ -187,6 +187,25 @@ class Engine:
         n_fields = 0 if plan.features.feedback is None else len(plan.features.feedback.fields)
         self._pending = Pending(n_fields)
 
+    def use_plan(self, plan: FeaturePlan) -> None:
+        """Go on with the same state by another plan: one whose encodings were fitted again.
+
+        Raises
+        ------
+        SentinelError
+            ``state-of-another-feature-set`` for a plan that keeps other state.
+        """
+        if plan.identity != self.plan.identity:
+            expected, got = self.plan.features.state_identity, plan.features.state_identity
+            if expected != got:
+                raise SentinelError(
+                    ErrorCode.STATE_OF_ANOTHER_FEATURE_SET,
+                    at="engine",
+                    expected=f"state {expected[:16]}…",
+                    got=f"{got[:16]}…",
+                )
+        self.plan = plan
+
     def advance(self, events: EventBatch) -> FeatureMatrix:
         """Read the features of each event as of just before it, then apply it; in order.
 

@@ -201,6 +201,20 @@ class FeatureSet:
             }
         )
 
+    @property
+    def state_identity(self) -> str:
+        """SHA-256 of all that changes *state*: :attr:`identity` without the numbers of encodings.
+
+        A set that was fitted again reads the same state as before, and keeps it in the same way.
+        """
+        bare = [
+            dataclasses.replace(feature, values=None)
+            if isinstance(feature, CategoryEncoding)
+            else feature
+            for feature in self.features
+        ]
+        return self.with_features(bare).identity
+
     def with_features(self, features: Iterable[Feature]) -> FeatureSet:
         """Return the same set with other features (fitted encodings)."""
         return FeatureSet(

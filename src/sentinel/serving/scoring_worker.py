@@ -104,6 +104,7 @@ class ScoringWorker:
 
     def put_in_service(self, release: WorkingRelease) -> None:
         """Let another release decide, from the next batch on; call it between two batches."""
+        release.scorer.engine.use_plan(release.loaded.parts.plan)
         release.scorer.enter_service(self._release.scorer)
         self._release = release
 

@@ -6,8 +6,9 @@
    challenger and its guards, and counts both answers against each other
    (:mod:`sentinel.serving.comparison`).
 
-The challenger reads the same feature set, so it scores the very vectors that were scored. It keeps
-no state, writes no log and is in no metric but its own.
+The challenger reads the same state, so it scores the very vectors that were scored; encodings that
+were fitted again are read anew from the events. It keeps no state, writes no log and is in no
+metric but its own.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import SentinelError
+from sentinel.features import CategoryEncoding, Engine
 from sentinel.monitoring.metrics import Metrics
 from sentinel.scoring import DecisionBatch
 from sentinel.scoring.guards import Rows
@@ -33,10 +36,12 @@ from sentinel.serving.working_release import WorkingRelease
 
 @dataclass(frozen=True, slots=True)
 class _Copied:
-    """Rows of one batch, and what was answered."""
+    """Rows of one batch, and what was answered; events where features are to be read anew."""
 
     rows: Rows
     now: Answered
+    events: EventBatch | None = None
+    kept: npt.NDArray[np.int64] | None = None
 
 
 class Shadow:
@@ -47,19 +52,24 @@ class Shadow:
     challenger : WorkingRelease
         Used by the shadow's thread alone, until :meth:`stop`.
     metrics : Metrics
-    against : str
-        Label of the release in service.
+    against : WorkingRelease
+        In service.
     """
 
-    def __init__(self, challenger: WorkingRelease, metrics: Metrics, *, against: str) -> None:
+    def __init__(
+        self, challenger: WorkingRelease, metrics: Metrics, *, against: WorkingRelease
+    ) -> None:
         self.challenger = challenger
-        self.against = against
+        self.against = against.label
+        plans = (challenger.loaded.parts.plan, against.loaded.parts.plan)
+        is_refitted = plans[0].identity != plans[1].identity
         self._metrics = metrics
         self._queue: deque[_Copied] = deque()
         self._n_queued = self._n_skipped = self._n_failed = 0
         self._fault = ""
         self._lock = threading.Lock()
         self._comparison = Comparison()
+        self._read_anew = columns_of_encodings(challenger) if is_refitted else ()
         self._began_ms = time.time_ns() // 1_000_000
         self._wake = threading.Event()
         self._is_stopping = False
@@ -90,6 +100,8 @@ class Shadow:
                 outcomes=decisions.outcome[kept],
                 served_by=decisions.served_by[kept],
             ),
+            decisions.events if self._read_anew else None,
+            kept,
         )
         with self._lock:
             self._queue.append(copied)
@@ -148,6 +160,7 @@ class Shadow:
                 chosen.append(self._queue.popleft())
                 n_rows += n_next
             self._n_queued -= n_rows
+        chosen = [self._with_own_encodings(each) for each in chosen]
         if len(chosen) < 2:
             return chosen[0] if chosen else None
         return _Copied(
@@ -163,6 +176,16 @@ class Shadow:
             ),
         )
 
+    def _with_own_encodings(self, copied: _Copied) -> _Copied:
+        """Put in the challenger's numbers for categories: functions of an event alone."""
+        if copied.events is None or copied.kept is None:
+            return copied
+        matrix = Engine(self.challenger.loaded.parts.plan).advance(copied.events)
+        columns = list(self._read_anew)
+        copied.rows.values[:, columns] = matrix.values[copied.kept][:, columns]
+        copied.rows.status[:, columns] = matrix.status[copied.kept][:, columns]
+        return copied
+
     def _score(self, copied: _Copied) -> None:
         release = self.challenger
         release.scorer.champion.tick(copied.rows)
@@ -173,3 +196,9 @@ class Shadow:
             self._comparison.add(copied.now, answer, outcomes(answer, release.thresholds))
             self._comparison.time(seconds, copied.rows.n_rows)
         self._metrics.add("sentinel_shadow_rows_total", copied.rows.n_rows, result="scored")
+
+
+def columns_of_encodings(release: WorkingRelease) -> tuple[int, ...]:
+    """Return the columns whose numbers were fitted."""
+    features = release.loaded.parts.plan.features.features
+    return tuple(i for i, each in enumerate(features) if isinstance(each, CategoryEncoding))

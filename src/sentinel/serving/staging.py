@@ -6,6 +6,7 @@ import numpy as np
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features import Engine
 from sentinel.release import LoadedRelease
 from sentinel.scoring.guards import Rows
 from sentinel.serving.working_release import WorkingRelease
@@ -16,7 +17,20 @@ _OWN_STATE = (
 )
 
 
-def check_fits(loaded: LoadedRelease, current: LoadedRelease) -> None:
+def keeps_state_of(loaded: LoadedRelease, engine: Engine) -> bool:
+    """Whether a release reads and keeps the very state that an engine holds.
+
+    In memory the numbers of encodings may differ: they are no state. A durable store names the
+    whole feature set on the disk, so there they may not.
+    """
+    plan = loaded.parts.plan
+    if plan.identity == engine.plan.identity:
+        return True
+    is_in_memory = type(engine) is Engine
+    return is_in_memory and plan.features.state_identity == engine.plan.features.state_identity
+
+
+def check_fits(loaded: LoadedRelease, current: LoadedRelease, engine: Engine) -> None:
     """Refuse a release that cannot go on where another one stops.
 
     Raises
@@ -36,7 +50,7 @@ def check_fits(loaded: LoadedRelease, current: LoadedRelease) -> None:
             "",
         ),
         (
-            loaded.parts.plan.identity != current.parts.plan.identity,
+            not keeps_state_of(loaded, engine),
             "features",
             f"the feature set in service, {current.parts.plan.identity[:16]}…",
             f"{loaded.parts.plan.identity[:16]}…",

@@ -10,9 +10,9 @@ For ``SWAP_WATCH_S`` after a switch the canary goes through the door every ``SWA
 the new release answers it wrongly, or its champion is latched, the kept one takes over by itself,
 once: what was taken back is not kept, so nothing goes to and fro.
 
-A release can take over only where it reads and keeps the same feature state: the same feature set
-to the last number, the same contracts. It goes on with the engine as it stands. Another feature
-set needs a state of its own, built by a replay, and a process of its own.
+A release can take over only where it reads and keeps the same feature state: the same features and
+contracts (:func:`sentinel.serving.staging.keeps_state_of`). It goes on with the engine as it
+stands. Another feature set needs a state of its own, built by a replay, and a process of its own.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class Swap:
                     ErrorCode.SWITCH_REFUSED, expected="a staged release", got=str(self._place)
                 )
             self._end_shadow()
-            against = self._plane.current.label
+            against = self._plane.current
             self._worker.shadow = Shadow(challenger, self._opened.metrics, against=against)
             self._note(who, "shadow start", challenger.label, result=_done(why))
 
@@ -382,7 +382,7 @@ class Swap:
         is_approved = current.standing is Standing.APPROVED
         sequence = statement.sequence if is_approved and statement is not None else 0
         loaded = source.load(name, sequence_min=sequence)
-        check_fits(loaded, current)
+        check_fits(loaded, current, self._opened.scorer.engine)
         release = self._opened.open_release(loaded)
         report = release.scorer.champion.canary_state.report
         if not report.passed:
