@@ -8,6 +8,7 @@ import itertools
 import random
 import threading
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,9 @@ BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count
 TestBreakerAgainstItsModel = BreakerMachine.TestCase
 
 
-def test_breaker_and_model_agree_over_500_random_lives_of_50_steps() -> None:
-    for seed in range(500):
+@pytest.mark.reliability("G1", t1=500, t2=20_000, t3=500_000)
+def test_breaker_and_model_agree_over_random_lives_of_50_steps(trials: Iterator[int]) -> None:
+    for seed in trials:
         chance = random.Random(seed)
         pair = Pair()
         for _ in range(50):
@@ -179,6 +181,7 @@ def slow_until(breaker: Breaker, end_s: float) -> float:
     return now
 
 
+@pytest.mark.reliability("G4")
 def test_calls_slow_for_ten_seconds_open_it_at_the_end_of_the_call_that_passes_them() -> None:
     breaker = Breaker(BreakerRules(), now_s=0.0)
     now = slow_until(breaker, 60.0)
@@ -187,6 +190,7 @@ def test_calls_slow_for_ten_seconds_open_it_at_the_end_of_the_call_that_passes_t
     assert breaker.transitions[-1].event is Event.SLOW_TOO_LONG
 
 
+@pytest.mark.reliability("G4")
 def test_calls_slow_for_nine_point_nine_seconds_and_then_fast_leave_it_closed() -> None:
     breaker = Breaker(BreakerRules(), now_s=0.0)
     now = slow_until(breaker, 9.9)
@@ -203,6 +207,7 @@ def test_calls_at_the_limit_are_not_slow() -> None:
     assert breaker.state is State.CLOSED
 
 
+@pytest.mark.reliability("G4")
 def test_a_champion_that_flaps_each_second_never_makes_the_breaker_flap() -> None:
     rules = BreakerRules(window_calls=40, slow_share=0.3)
     breaker = Breaker(rules, now_s=0.0)
@@ -226,6 +231,7 @@ def test_single_slow_calls_far_apart_are_no_run() -> None:
     assert breaker.state is State.CLOSED
 
 
+@pytest.mark.reliability("G4")
 def test_a_call_that_never_comes_back_opens_it_without_another_call() -> None:
     breaker = Breaker(BreakerRules(), now_s=0.0)
     assert breaker.admit(0.0) is not None
@@ -325,6 +331,7 @@ def test_calls_in_the_air_are_bounded_and_the_rest_go_round_the_champion() -> No
     assert permits[limits.BREAKER_CALLS_MAX :] == [None] * 5
 
 
+@pytest.mark.reliability("G1")
 @pytest.mark.parametrize("n_threads", [1, 4, 16])
 def test_threads_leak_no_permit_and_every_step_follows_the_table(n_threads: int) -> None:
     breaker = Breaker(SMALL, now_s=0.0)
@@ -443,6 +450,7 @@ def heal(breaker: Breaker, *, with_traffic: bool) -> State:
     return breaker.state
 
 
+@pytest.mark.reliability("G2")
 def test_from_every_reachable_state_a_healthy_champion_closes_it_with_or_without_traffic() -> None:
     start = Breaker(TINY, now_s=0.0)
     seen = {reduced(start): start}
@@ -463,6 +471,7 @@ def test_from_every_reachable_state_a_healthy_champion_closes_it_with_or_without
             assert heal(other, with_traffic=with_traffic) is State.CLOSED, reduced(breaker)
 
 
+@pytest.mark.reliability("G2")
 def test_every_state_has_a_row_and_can_be_left() -> None:
     assert set(TABLE) == set(State)
     for state, row in TABLE.items():

@@ -183,6 +183,7 @@ def test_rows_are_chosen_until_every_leaf_is_covered() -> None:
     assert len(choose_canary_rows(leaves, n_rows_max=5)) == 5
 
 
+@pytest.mark.reliability("G9")
 def test_a_canary_kills_all_but_a_few_of_a_hundred_one_leaf_mutations() -> None:
     """The reference size, 200 trees of 31 leaves; each mutation flips, drops or grows a leaf."""
     rng = np.random.default_rng(11)

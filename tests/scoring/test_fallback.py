@@ -90,6 +90,7 @@ def test_data_comes_back_to_the_last_bit() -> None:
     assert again.coefficients.tobytes() == fallback.coefficients.tobytes()
 
 
+@pytest.mark.reliability("G5")
 @pytest.mark.parametrize(
     ("changes", "at"),
     [
@@ -137,6 +138,7 @@ os.getppid()  # marks the end
 """
 
 
+@pytest.mark.reliability("G7")
 def test_answering_makes_no_system_call_but_for_memory(tmp_path: Path) -> None:
     """No disk, no network, no clock: `strace` sees nothing between the two marks."""
     trace = tmp_path / "trace"

@@ -51,6 +51,7 @@ BAD_VALUES = [
 ]
 
 
+@pytest.mark.reliability("G6")
 @pytest.mark.parametrize(("value", "reason"), BAD_VALUES)
 @pytest.mark.parametrize("place", [0, 3, 7])
 def test_a_bad_output_is_caught_in_its_row_and_no_other(
@@ -93,6 +94,7 @@ def test_a_price_of_zero_is_refused_where_prices_are_declared_positive() -> None
     assert verdict.reasons.tolist() == [Reason.OUTPUT_OUT_OF_RANGE] * 2
 
 
+@pytest.mark.reliability("G6")
 @pytest.mark.parametrize(
     "output",
     [
@@ -113,6 +115,7 @@ def test_an_array_of_the_wrong_kind_is_refused_whole(output: npt.NDArray[np.gene
     assert verdict.scores.tolist() == [0.0] * 8
 
 
+@pytest.mark.reliability("G6")
 @pytest.mark.parametrize("n", [2, 3, 16, 1_000, 5_000])
 @pytest.mark.parametrize("mix", ["reversed", "shifted", "shuffled"])
 def test_mixed_rows_are_caught_within_few_batches(n: int, mix: str) -> None:

@@ -218,6 +218,7 @@ def test_an_insane_row_is_answered_by_the_fallback_and_its_neighbours_by_the_cha
     assert scorer.status().breaker is State.CLOSED
 
 
+@pytest.mark.reliability("G3")
 def test_one_hostile_entity_does_not_take_the_champion_from_everyone() -> None:
     scorer = open_scorer(make_parts(lying_model(math.nan)))
     for start in range(0, 20_000, 1_000):
@@ -230,6 +231,7 @@ def test_one_hostile_entity_does_not_take_the_champion_from_everyone() -> None:
     assert scorer.status().breaker is State.CLOSED
 
 
+@pytest.mark.reliability("G3")
 def test_a_hundredth_of_rows_from_many_entities_shuts_the_champion_off_latched() -> None:
     scorer = open_scorer(make_parts(lying_model(math.nan)))
     events = payments(2_000)
@@ -260,6 +262,7 @@ def test_a_latched_champion_comes_back_through_a_reset_and_good_probes() -> None
     assert scorer.status().health is Health.HEALTHY
 
 
+@pytest.mark.reliability("G6")
 def test_a_champion_that_mixes_its_rows_is_shut_off_and_nothing_of_the_batch_leaves() -> None:
     scorer = open_scorer(make_parts(reversing_model()))
     assert served(scorer.score(batch(payments(20)))) == {ServedBy.CHAMPION}
@@ -354,6 +357,7 @@ def test_a_reset_cannot_put_a_wrong_champion_back() -> None:
     assert scorer.status().breaker is State.LATCHED
 
 
+@pytest.mark.reliability("G11")
 def test_a_wave_of_declines_pages_and_the_champion_still_serves() -> None:
     scorer = open_scorer()
     attack = [payment(i, amount=5_000, risk=0.9, card_id=f"a-{i % 5}") for i in range(2_000)]
@@ -384,6 +388,7 @@ def test_the_canary_is_asked_again_while_serving_in_real_time() -> None:
 # --- when nobody may answer -----------------------------------------------------------------------
 
 
+@pytest.mark.reliability("G5")
 def test_without_champion_and_fallback_the_decision_is_held_with_its_reason() -> None:
     """A fallback that gives nonsense cannot be built; a broken one is put in by force."""
     parts = make_parts()
@@ -409,6 +414,7 @@ def test_a_fallback_with_nan_coefficients_is_refused() -> None:
 # --- sources, sinks, parts ------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("G12")
 def test_a_source_that_sends_garbage_is_marked_and_others_are_not() -> None:
     scorer = open_scorer()
     for start in range(0, 1_000, 100):

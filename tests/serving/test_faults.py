@@ -66,6 +66,7 @@ def test_a_constant_champion_is_found_out_at_the_door_and_shut_off(tmp_path: Pat
         assert "latched" in str(running.plane.health().causes)
 
 
+@pytest.mark.reliability("G5")
 def test_champion_and_fallback_both_lost_hold_every_payment(tmp_path: Path) -> None:
     with served(tmp_path) as running:
         running.wait_ready()
@@ -116,6 +117,7 @@ def test_a_slow_champion_leaves_the_door_free(tmp_path: Path) -> None:
         assert not running.plane.batcher._is_quick()
 
 
+@pytest.mark.reliability("F8")
 def test_work_that_is_too_late_never_reaches_the_model(tmp_path: Path) -> None:
     with served(tmp_path, canary_s=60.0) as running:
         running.wait_ready()

@@ -1,0 +1,193 @@
+"""A broken champion, a breaker that is open, a caller of garbage: what callers get."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+from serving_rig import Served, payment, served
+
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.grpc_messages import message
+from sentinel.testing.load_generator import Schedule, Traffic, put_load, put_load_async, saturate
+
+Float32Array = npt.NDArray[np.float32]
+ROW = [19.5, 1.0, 20.0, 60.0, 1.0]
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+
+
+def _fails(values: Float32Array) -> Float32Array:
+    raise SentinelError(ErrorCode.MODEL_FAILED, at="champion", expected="scores", got="a fault")
+
+
+def _waits(running: Served) -> Callable[[Float32Array], Float32Array]:
+    def slow(values: Float32Array) -> Float32Array:
+        time.sleep(0.6)
+        return running.champion(values)
+
+    return slow
+
+
+BREAKS: dict[str, Callable[[Served], None]] = {
+    "NaN": lambda run: run.break_champion(lambda v: np.full(len(v), np.nan, np.float32)),
+    "infinity": lambda run: run.break_champion(lambda v: np.full(len(v), np.inf, np.float32)),
+    "one and the same score": lambda run: run.break_champion(
+        lambda v: np.full(len(v), 0.5, np.float32)
+    ),
+    "another number of rows": lambda run: run.break_champion(
+        lambda v: np.zeros(len(v) + 1, np.float32)
+    ),
+    "rows of each other": lambda run: run.break_champion(lambda v: run.champion(v)[::-1].copy()),
+    "an exception": lambda run: run.break_champion(_fails),
+    "600 ms": lambda run: run.break_champion(_waits(run)),
+    "the scoring thread killed": lambda run: run.plane.batcher.stop(wait_s_max=5.0) and None,
+}
+# What each caller may get, in this order: an event, a row of features, an event over gRPC.
+GETS: dict[str, set[str]] = {
+    "NaN": {"fallback"},
+    "infinity": {"fallback"},
+    # Until the canary has found it out, within two periods.
+    "one and the same score": {"champion", "fallback"},
+    "another number of rows": {"fallback"},
+    # Known by the row that is scored again alone; a batch of one row is in no wrong order.
+    "rows of each other": {"champion", "fallback"},
+    "an exception": {"fallback"},
+    # Until it has been slow for ten seconds.
+    "600 ms": {"champion", "fallback"},
+    "the scoring thread killed": {"scorer-closed"},
+}
+
+
+@pytest.mark.reliability("G3", "G5", "G6")
+@pytest.mark.parametrize("fault", BREAKS)
+def test_callers_of_both_doors_get_what_the_page_says(tmp_path: Path, fault: str) -> None:
+    with served(tmp_path) as running:
+        running.wait_ready()
+        BREAKS[fault](running)
+        for number in range(2 if fault == "600 ms" else 6):
+            for who in (_by_event(running, f"{number}"), _by_row(running), _by_grpc(running)):
+                assert who in GETS[fault], (fault, who)
+
+
+def test_the_page_has_a_row_for_each_of_them() -> None:
+    page = PAGE.read_text()
+    for fault in BREAKS:
+        assert f"| {fault} |" in page
+    assert set(BREAKS) == set(GETS)
+
+
+def _by_event(running: Served, number: str) -> str:
+    return _who(running.score(payment(f"event-{number}"), sentinel_timeout_ms="5000").body)
+
+
+def _by_row(running: Served) -> str:
+    document = running.infer([ROW], parameters={"timeout": 5_000_000}).json()
+    if "code" in document:
+        return str(document["code"])
+    outputs = {output["name"]: output["data"][0] for output in document["outputs"]}  # type: ignore[attr-defined]
+    assert 0 <= outputs["score"] <= 1
+    return str(outputs["served_by"])
+
+
+def _by_grpc(running: Served) -> str:
+    request = message("sentinel.v1", "ScoreRequest")(events=[payment()]).SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{running.addresses.grpc_port}") as channel:
+        try:
+            answer = channel.unary_unary("/sentinel.v1.Scoring/Score")(request, timeout=10)
+        except grpc.RpcError as error:
+            return str(error.details()).partition(":")[0]
+    return _who(message("sentinel.v1", "ScoreResponse").FromString(answer).decisions[0])
+
+
+def _who(line: bytes) -> str:
+    decision = json.loads(line)
+    if "code" in decision:
+        return str(decision["code"])
+    assert 0 <= decision["score"] <= 1
+    return str(decision["served_by"])
+
+
+def _traffic(
+    running: Served, kind: str, *, n_bad_of_ten: int = 0, source: str = "127.0.0.1"
+) -> Traffic:
+    stamp = time.time_ns() // 1_000_000
+
+    def body(number: int) -> bytes:
+        if number % 10 < n_bad_of_ten:
+            return b'{"payment_id": 7, "nonsense": true}'
+        return (
+            f'{{"payment_id":"{kind}{number}","paid_at":{stamp},"card_id":"c{number % 50}",'
+            '"amount":19.56,"channel":"chip"}'
+        ).encode()
+
+    return Traffic(port=running.addresses.http_port, path="/v1/score", body=body, source=source)
+
+
+@pytest.mark.reliability("G8", t1=1, t2=10, t3=50)
+def test_with_the_breaker_open_decisions_go_on_under_full_load(
+    tmp_path: Path, trials: Iterator[int]
+) -> None:
+    with served(tmp_path, canary_s=60.0) as running:
+        running.wait_ready()
+        running.opened.scorer.champion.breaker.trip(time.monotonic(), cause="test")
+        for trial in trials:
+            before = running.opened.scorer.counts()
+            report = saturate(
+                _traffic(running, f"open-{trial}-"), connections=16, seconds=0.5,
+            )  # fmt: skip
+            assert set(report.by_status) == {200}
+            after = running.opened.scorer.counts()
+            assert after.decided - before.decided >= report.n_good
+            assert _by_event(running, f"open-{trial}") == "fallback"
+        port = running.addresses.metrics_port
+        text = running.request("GET", "/metrics", port=port).body.decode()
+        assert 'served_by="fallback"' in text
+        assert running.opened.scorer.counts().is_balanced
+
+
+@pytest.mark.reliability("G12", t1=1, t2=20, t3=100)
+def test_a_caller_of_garbage_takes_nothing_from_the_others(
+    tmp_path: Path, trials: Iterator[int]
+) -> None:
+    """Nine of ten of its events are refused, by name; the others' are all decided; ready stays."""
+    with served(tmp_path) as running:
+        running.wait_ready()
+
+        async def together(trial: int) -> tuple[object, object]:
+            schedule = Schedule(rate=100, seconds=1.0, deadline_ms=5_000)
+            first = 10_000 * trial
+            return await asyncio.gather(
+                put_load_async(
+                    _traffic(running, "bad-", n_bad_of_ten=9, source="127.0.0.9"),
+                    schedule,
+                    first_number=first,
+                ),
+                put_load_async(_traffic(running, "good-"), schedule, first_number=first),
+            )
+
+        for trial in trials:
+            bad, good = asyncio.run(together(trial))
+            assert set(bad.by_status) == {200, 422}  # type: ignore[attr-defined]
+            assert good.n_good == good.n_due  # type: ignore[attr-defined]
+            assert running.plane.health().is_ready
+        running.wait_until(
+            lambda: (
+                "refused" in str(running.plane.health().causes)
+                or running.plane.health().is_degraded
+            )
+        )
+        assert running.opened.scorer.counts().is_balanced
+
+
+def test_the_load_of_these_tests_is_answered(tmp_path: Path) -> None:
+    with served(tmp_path) as running:
+        running.wait_ready()
+        report = put_load(_traffic(running, "plain-"), Schedule(rate=50, seconds=0.3))
+        assert report.n_good == report.n_due
