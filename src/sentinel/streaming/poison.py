@@ -3,25 +3,23 @@
 A process that died in a batch has left its place in the crash marker. From then on that batch is
 taken event by event, so that the next death names one event. One that has killed
 ``POISON_RESTARTS_MAX`` times is written into the state folder's list: it is quarantined instead of
-decided, and left out where recovery applies the log, for it may have killed after it was logged.
+decided. So is one that killed the feature kernel after it was logged: that one recovery has found,
+and left out (:mod:`sentinel.features.stores.apply_marker`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.disk import Disk
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.matrix import FeatureMatrix
-from sentinel.features.stores.records import select_rows
 from sentinel.streaming.crash_marker import Marker
 
 _NAME = "poison.json"
@@ -67,6 +65,8 @@ class Screen:
     folder : Path
         The state folder, held by this process.
     marker : Marker
+    passed : sequence of (source, partition, position)
+        Events that recovery has found to kill the feature kernel, and left out.
 
     Raises
     ------
@@ -74,8 +74,16 @@ class Screen:
         ``state-corrupt`` for a list that is none: without it recovery may die for ever.
     """
 
-    def __init__(self, disk: Disk, folder: Path, marker: Marker) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        folder: Path,
+        marker: Marker,
+        *,
+        passed: Sequence[tuple[str, int, int]] = (),
+    ) -> None:
         self.marker = marker
+        self._passed = passed
         self._disk = disk
         self._path = folder / _NAME
         self._entries = _read(disk, self._path)
@@ -86,6 +94,7 @@ class Screen:
         self._condemn(source, partition)
         here = (source, partition)
         poison = {e.position for e in self._entries if (e.source, e.partition) == here}
+        poison |= {position for *where, position in self._passed if tuple(where) == here}
         suspect = self.marker.suspect
         if not poison and (suspect is None or suspect.partition != partition):
             return [Piece(0, n_rows, is_poison=False)]
@@ -100,37 +109,6 @@ class Screen:
             Piece(first, end, is_poison=first in bad)
             for first, end in itertools.pairwise(sorted(cuts))
         ]
-
-    def relive(
-        self, events: EventBatch, apply: Callable[[EventBatch], FeatureMatrix], empty: FeatureMatrix
-    ) -> FeatureMatrix:
-        """Apply a batch of the log, but for what is poison.
-
-        Parameters
-        ----------
-        events : EventBatch
-        apply : callable
-        empty : FeatureMatrix
-            With as many rows, of defaults: what poison gets.
-        """
-        raw = events.raw
-        positions = raw.positions[events.rows]
-        pieces = self.pieces(raw.source, raw.partition, positions)
-        for piece in pieces:
-            if piece.is_poison or piece.first == piece.end:
-                continue
-            chosen = np.zeros(events.n_rows, dtype=np.bool_)
-            chosen[piece.first : piece.end] = True
-            part = events if len(pieces) == 1 else select_rows(events, chosen)
-            first, end = int(positions[piece.first]), int(positions[piece.end - 1]) + 1
-            self.marker.enter(raw.partition, first, end)
-            matrix = apply(part)
-            self.marker.leave()
-            if len(pieces) == 1:
-                return matrix
-            for old, new in zip(_columns(empty), _columns(matrix), strict=True):
-                old[chosen] = new
-        return empty
 
     def _condemn(self, source: str, partition: int) -> None:
         """Write a suspect that has killed often enough into the list."""
@@ -188,7 +166,3 @@ def _read(disk: Disk, path: Path) -> list[_Entry]:
             got=error,
             hint="Remove the file: events that killed the process are then found anew.",
         ) from error
-
-
-def _columns(matrix: FeatureMatrix) -> Sequence[npt.NDArray[np.generic]]:
-    return (matrix.values, matrix.status, matrix.is_late, matrix.is_duplicate)

@@ -8,7 +8,7 @@ one included, whatever the broker thinks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -34,37 +34,9 @@ class _Marks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StreamStore(EmbeddedStore):
-    """The durable engine, with a call when a batch has been applied and a screen at recovery."""
+    """The durable engine, with a call when a batch has been applied."""
 
     on_applied: Callable[[], None] | None = None
-
-    def __init__(
-        self,
-        plan: FeaturePlan,
-        folder: Path,
-        *,
-        durability: Durability,
-        snapshot_every_events: int,
-        disk: Disk,
-        open_screen: Callable[[], Screen],
-    ) -> None:
-        # Opened at the first need, when the folder's lock is held.
-        self._open_screen = open_screen
-        self._screen: Screen | None = None
-        super().__init__(
-            plan,
-            folder,
-            durability=durability,
-            snapshot_every_events=snapshot_every_events,
-            disk=disk,
-        )
-
-    @property
-    def screen(self) -> Screen:
-        """What knows which events kill."""
-        if self._screen is None:
-            self._screen = self._open_screen()
-        return self._screen
 
     def advance(self, events: EventBatch) -> FeatureMatrix:
         """Log, commit and apply; see :meth:`EmbeddedStore.advance`."""
@@ -72,10 +44,6 @@ class StreamStore(EmbeddedStore):
         if self.on_applied is not None:
             self.on_applied()
         return matrix
-
-    def relive(self, events: EventBatch) -> FeatureMatrix:
-        """Apply a batch of the log, but for what killed the process often enough."""
-        return self.screen.relive(events, super().relive, self.defaults(events.n_rows))
 
 
 class StreamState:
@@ -119,12 +87,13 @@ class StreamState:
             durability=durability,
             snapshot_every_events=snapshot_every_events,
             disk=self._disk,
-            open_screen=self._open_screen,
         )
         self.store: StreamStore | SharedStreamStore = store
         is_open = False
         try:
-            self.screen = store.screen
+            self.screen = self._open_screen(
+                [(event.source, event.partition, event.position) for event in store.passed]
+            )
             self._marks = read_marks(self._disk, folder)
             is_open = True
         finally:
@@ -177,13 +146,13 @@ class StreamState:
         finally:
             self.marker.close()
 
-    def _open_screen(self) -> Screen:
-        """Open the marker; after deaths in mid-batch, wait."""
+    def _open_screen(self, passed: Sequence[tuple[str, int, int]] = ()) -> Screen:
+        """Open the marker; after deaths in mid-batch, wait. The folder's lock is held."""
         is_real = isinstance(self._disk, SystemDisk)
         marker: Marker = CrashMarker(self.folder / "marker") if is_real else NoMarker()
         if marker.suspect is not None:
             self._wait(restart_pause_s(marker.n_deaths_in_row))
-        return Screen(self._disk, self.folder, marker)
+        return Screen(self._disk, self.folder, marker, passed=passed)
 
     def _positions(self) -> dict[str, int]:
         return {

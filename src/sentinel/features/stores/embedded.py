@@ -242,14 +242,6 @@ class EmbeddedStore(Engine):
         """Go on at a later position of a source; what was between is lost to the state."""
         self._accepted.setdefault((source, partition), set()).add(position)
 
-    def relive(self, events: EventBatch) -> FeatureMatrix:
-        """Apply a batch of the log again, at recovery; it was logged, and is not logged again.
-
-        A place for those who must look at what recovery applies: an event at which the process
-        died would kill every start.
-        """
-        return super().advance(events)
-
     # --- durability --------------------------------------------------------------------------
 
     def maintain(self) -> bool:
