@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving_rig import Answered, Served, payment, served
+from serving_rig import MODEL, Answered, Served, infer_body, payment, served
 from tests.serving.explanation_rig import explained_release, wait_until
 
 from sentinel.serving.kept_explanations import EXPLANATIONS_FOLDER, find_explanation
@@ -106,3 +106,41 @@ def test_a_champion_without_data_says_so(tmp_path: Path) -> None:
         answer = why(old, "p1")
     assert answer.status == 410
     assert "carries nothing to explain its champion by" in str(answer.json()["error"])
+
+
+def test_rows_of_features_are_scored_and_explained(running: Served) -> None:
+    """The score is the one that infer gives; nothing is kept."""
+    rows = [[10.0 * number, 1.0, 20.0, 300.0, 0.1] for number in range(1, 4)]
+    answer = running.request(
+        "POST",
+        f"/v2/models/{MODEL}/explain",
+        infer_body(rows, id="why"),
+        content_type="application/json",
+        sentinel_timeout_ms="30000",
+    )
+    assert answer.status == 200, answer.body
+    found = answer.json()
+    assert (found["model_name"], found["model_version"], found["id"]) == (MODEL, "1.2.0", "why")
+    scores = running.infer(rows).json()["outputs"][0]["data"]  # type: ignore[index]
+    explanations = found["explanations"]
+    assert isinstance(explanations, list)
+    assert [each["score"] for each in explanations] == pytest.approx(scores, rel=1e-6)
+    assert all(each["method"] == "exact-trees" for each in explanations)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "timeout_ms", "status", "code"),
+    [(257, "1000", 413, "request-too-large"), (1, "1", 504, "deadline-passed")],
+)
+def test_rows_that_are_too_many_or_too_late_are_not_explained(
+    running: Served, n_rows: int, timeout_ms: str, status: int, code: str
+) -> None:
+    """One answer, in time, whatever the explainer does."""
+    answer = running.request(
+        "POST",
+        f"/v2/models/{MODEL}/explain",
+        infer_body([[1.0, 1.0, 20.0, 300.0, 0.1]] * n_rows),
+        content_type="application/json",
+        sentinel_timeout_ms=timeout_ms,
+    )
+    assert (answer.status, answer.json()["code"]) == (status, code)

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.release.conftest import NOW_MS
 from tests.serving.explanation_rig import explained_release, records_of, wait_until
+from tests.serving.release_rig import folder_of_releases
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
-from sentinel.release import LoadedRelease
+from sentinel.release import LoadedRelease, load_release
 from sentinel.scoring import Outcome
 from sentinel.serving.explainer import ExplainerProcess
 from sentinel.serving.explanations import Explanations, Tap, watch
@@ -264,6 +266,28 @@ def test_the_ring_keeps_the_last_rows_and_finds_them_by_id(loaded: LoadedRelease
     ring.keep(records)
     assert ring.find(b"e11") is None
     assert ring.find(b"e19") is not None
+
+
+def test_each_decision_is_explained_by_the_release_that_made_it(
+    desk: Desk, loaded: LoadedRelease
+) -> None:
+    """Before and after a hot swap; releases that were only staged take no place."""
+    source = folder_of_releases()
+    following = load_release(source / "1.3.0", None, now_ms=NOW_MS, allow_unapproved=True)
+    for _ in range(2 * limits.EXPLAINER_RELEASES_MAX):
+        desk.desk.tap(following)
+    after = desk.desk.tap(following)
+    assert after is not None
+    desk.tap.offer(records_of(loaded, 3))
+    after.offer(records_of(following, 3, first=3))
+    desk.tap.offer(records_of(loaded, 3, first=6, outcome=Outcome.APPROVE))
+    labels = {f"e{number}": desk.wait_for(f"e{number}".encode())["release"] for number in (1, 4, 7)}
+    assert labels == {
+        "e1": loaded.manifest.label,
+        "e4": following.manifest.label,
+        "e7": loaded.manifest.label,
+    }
+    assert desk.desk.n_starts == 1
 
 
 def test_a_batch_larger_than_a_pipe_goes_through(desk: Desk, loaded: LoadedRelease) -> None:

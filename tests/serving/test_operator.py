@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from release_rig import load, source
-from serving_rig import MODEL, Served, infer_body, payment, served
+from serving_rig import GOLDEN, MODEL, Served, infer_body, payment, served
 
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode
@@ -39,9 +44,11 @@ DOORS = {
     f"/v2/models/{MODEL}": None,
     f"/v2/models/{MODEL}/ready": None,
     f"/v2/models/{MODEL}/infer": "score",
+    f"/v2/models/{MODEL}/explain": "score",
     f"/v2/models/{MODEL}/versions/1.2.0": None,
     f"/v2/models/{MODEL}/versions/1.2.0/ready": None,
     f"/v2/models/{MODEL}/versions/1.2.0/infer": "score",
+    f"/v2/models/{MODEL}/versions/1.2.0/explain": "score",
 }
 OPERATIONS = {
     "/v1/operate/releases",
@@ -96,6 +103,7 @@ def _ask(running: Served, path: str, authorization: str | None, **more: str) -> 
     name = path.replace("{event_id}", "nobody")
     headers = dict(more) if authorization is None else {"authorization": authorization, **more}
     bodies = {"/v1/score": payment(), "/v1/feedback": b"{}", "infer": infer_body([[1.0] * 5])}
+    bodies["explain"] = bodies["infer"]
     plain = name.partition("?")[0]
     body = next((content for end, content in bodies.items() if plain.endswith(end)), None)
     if is_operator and plain.count("/") > 3:
@@ -220,7 +228,7 @@ def test_a_person_trips_and_resets_the_breaker(
         who = ("--by", "Olga", "--because", "scores look wrong")
         code, found = _run(capsys, "breaker", "trip", *url, *who)
         assert (code, found["state"]) == (ExitCode.DEGRADED, "latched")
-        assert found["cause"] == "Olga, without a token: scores look wrong"
+        assert found["cause"] == "Olga (no token): scores look wrong"
         assert running.score(payment()).json()["served_by"] == "fallback"
         running.wait_until(lambda: "Olga" in str(running.plane.health().causes))
         code, found = _run(capsys, "breaker", "reset", *url, "--by", "Olga")
@@ -284,3 +292,38 @@ def test_the_commands_stage_switch_and_roll_back(
         shown = capsys.readouterr().out
         assert "payments@1.3.0" in shown
         assert "Olga" in shown
+
+
+def test_what_operators_do_is_in_the_log_of_the_process(tmp_path: Path) -> None:
+    """One line of JSON each, with who asked; a renewal on SIGHUP too."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(TOKENS)
+    tokens.chmod(0o600)
+    secret = {"authorization": f"Bearer {SECRETS['operate']}", "content-type": "application/json"}
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sentinel.cli", "serve", str(GOLDEN / "payments-1.2.0")),
+            *("--unapproved", "--json", "--http-port", "0", "--grpc-port", "0"),
+            *("--metrics-port", "0", "--quarantine", str(tmp_path), "--tokens", str(tokens)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdout is not None
+        port = json.loads(process.stdout.readline())["metrics_port"]
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        link.request("POST", "/v1/operate/breaker/trip", b'{"because":"a drill"}', secret)
+        assert link.getresponse().status == 200
+        link.close()
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode in {0, ExitCode.TERMINATED}
+    lines = [json.loads(line) for line in errors.splitlines()]
+    told = [line for line in lines if line["message"] == "operation"]
+    assert len(told) == 1
+    assert (told[0]["who"], told[0]["what"]) == ("operate-er", "breaker trip")
+    assert any(line["message"] == "renewed" and line["what"] == "tokens" for line in lines)
+    assert not any(secret.encode() in errors for secret in SECRETS.values())

@@ -109,7 +109,12 @@ class ExplainerProcess:
         if lost is not None:
             return lost
         found = read_frame_until(back, deadline_s)
-        return found if isinstance(found, Lost) else self._decoder.decode(found)
+        if isinstance(found, Lost):
+            return found
+        told, n_rows = self._decoder.decode(found), len(ask.event_ids)
+        if not told.error and not len(told.answers) == len(told.absences) == n_rows:
+            return Lost(f"{len(told.answers)} answers to {n_rows} rows")
+        return told
 
     def _pipes(self) -> tuple[int, int]:
         """Return where to write and where to read, of a process that runs."""

@@ -86,7 +86,8 @@ def answer(ask: Ask, releases: Releases, files: ExplanationFiles | None) -> Told
             answers.append(b"")
             absences.append(str(found))
     if files is not None:
-        files.keep(answers)
+        # Rows without an event belong to nobody: they are explained and forgotten.
+        files.keep([text for text, of in zip(answers, ask.event_ids, strict=True) if of])
     return Told(answers, absences)
 
 

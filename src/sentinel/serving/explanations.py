@@ -15,6 +15,7 @@ import enum
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,14 +54,39 @@ _WORDS = {
 }
 
 
+_IS_FLAGGED = np.array([outcome in {Outcome.REVIEW, Outcome.DECLINE} for outcome in Outcome])
+
+
+# An explanation as JSON, or the word for why there is none.
+Answer = bytes | str
+
+
+class _Group:
+    """Rows that one caller wants together."""
+
+    def __init__(self, n_rows: int, reply: Callable[[Sequence[Answer]], None]) -> None:
+        self._answers: list[Answer] = [str(Result.FAILED)] * n_rows
+        self._n_left = n_rows
+        self._reply = reply
+
+    def put(self, place: int, answer: Answer) -> None:
+        """Take one answer; reply with the last."""
+        self._answers[place] = answer
+        self._n_left -= 1
+        if not self._n_left:
+            self._reply(self._answers)
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """One row that is to be explained."""
+    """One row that is to be explained; of an event, or a place of a group."""
 
     event_id: bytes
     release: LoadedRelease
     rows: ScoredRows
     n_tries: int = 0
+    group: _Group | None = None
+    place: int = 0
 
 
 class Tap:
@@ -76,17 +102,21 @@ class Tap:
         self._desk = desk
         self.loaded = loaded
         self.recent = RecentRows(len(loaded.parts.plan.names))
+        self._is_used = False
 
     def offer(self, records: LogRecords) -> None:
         """Remember the rows of a batch, and queue those that are to be explained."""
+        if not self._is_used:
+            # A release that was only staged has decided nothing, and nobody asks it.
+            self._is_used = True
+            self._desk.use(self)
         self.recent.keep(records)
         if self._desk.mode is ExplainMode.ALL:
             chosen = np.arange(records.n_records)
         else:
-            is_flagged = (records.outcome == Outcome.REVIEW) | (records.outcome == Outcome.DECLINE)
-            if not is_flagged.any():
+            chosen = _IS_FLAGGED[records.outcome].nonzero()[0]
+            if not len(chosen):
                 return
-            chosen = np.flatnonzero(is_flagged)
         self._desk.queue([self._waiting(records, row) for row in chosen.tolist()])
 
     def _waiting(self, records: LogRecords, row: int) -> _Waiting:
@@ -132,7 +162,8 @@ class Explanations:
         self._waiting: deque[_Waiting] = deque()
         self._wanted: set[bytes] = set()
         self._known: dict[bytes, bytes | str] = {}
-        self._taps: deque[Tap] = deque(maxlen=limits.EXPLAINER_RELEASES_MAX)
+        # The newest first.
+        self._taps: tuple[Tap, ...] = ()
         self._counts: dict[str, int] = {}
         self._trouble = ""
         self._pause_s = limits.EXPLAINER_PAUSE_S
@@ -146,9 +177,11 @@ class Explanations:
         """Make where a release hands its decisions; None when explanations are off."""
         if self.mode is ExplainMode.NONE:
             return None
-        tap = Tap(self, loaded)
-        self._taps.append(tap)
-        return tap
+        return Tap(self, loaded)
+
+    def use(self, tap: Tap) -> None:
+        """Look for rows there too, from now on; the tap used first is forgotten first."""
+        self._taps = (tap, *self._taps)[: limits.EXPLAINER_RELEASES_MAX]
 
     def queue(self, rows: list[_Waiting]) -> int:
         """Queue rows; those that do not fit are skipped and counted. Return how many fitted."""
@@ -156,7 +189,7 @@ class Explanations:
             n_free = self._rows_max - len(self._waiting)
             taken = rows[: max(0, n_free)]
             self._waiting.extend(taken)
-            self._wanted.update(row.event_id for row in taken)
+            self._wanted.update(row.event_id for row in taken if row.group is None)
             n_skipped = len(rows) - len(taken)
             if n_skipped:
                 self._count(Result.SKIPPED, n_skipped)
@@ -176,8 +209,7 @@ class Explanations:
         SentinelError
             ``explanation-unavailable``; ``overloaded`` when the queue is full.
         """
-        if self.mode is ExplainMode.NONE:
-            raise _unavailable("off")
+        self.require_on()
         with self._lock:
             known, is_wanted = self._known.get(event_id), event_id in self._wanted
         if isinstance(known, bytes):
@@ -186,18 +218,57 @@ class Explanations:
             return None
         if known is not None and known != Result.FAILED:
             raise _unavailable(known)
-        for tap in reversed(self._taps):
+        for tap in self._taps:
             rows = tap.recent.find(event_id)
             if rows is not None:
                 if not self.queue([_Waiting(event_id, tap.loaded, rows)]):
-                    raise SentinelError(
-                        ErrorCode.OVERLOADED,
-                        at="explanation",
-                        expected=f"fewer than {self._rows_max} rows that wait",
-                        got="a full queue",
-                    )
+                    raise self._full()
                 return None
         raise _unavailable("forgotten")
+
+    def explain(
+        self,
+        release: LoadedRelease,
+        rows: ScoredRows,
+        reply: Callable[[Sequence[Answer]], None],
+    ) -> None:
+        """Explain rows that are no decisions; nothing of them is kept.
+
+        Parameters
+        ----------
+        release : LoadedRelease
+            That scored them.
+        rows : ScoredRows
+        reply : callable
+            Told the answers, in the order of the rows, in the thread of the desk.
+
+        Raises
+        ------
+        SentinelError
+            ``explanation-unavailable`` when explanations are off; ``overloaded`` when they do not
+            all fit the queue: then none is explained.
+        """
+        self.require_on()
+        if rows.n_rows > self._rows_max - self.n_waiting:
+            raise self._full()
+        group = _Group(rows.n_rows, reply)
+        self.queue(
+            [
+                _Waiting(b"", release, rows.row(place), group=group, place=place)
+                for place in range(rows.n_rows)
+            ]
+        )
+
+    def require_on(self) -> None:
+        """Refuse when explanations are turned off.
+
+        Raises
+        ------
+        SentinelError
+            ``explanation-unavailable``.
+        """
+        if self.mode is ExplainMode.NONE:
+            raise _unavailable("off")
 
     def counts(self) -> dict[str, int]:
         """Return what became of rows since the start, by result."""
@@ -301,18 +372,28 @@ class Explanations:
         self._pause_s = min(2 * self._pause_s, limits.EXPLAINER_PAUSE_S_MAX)
         self._is_stopping.wait(max(0.0, end_s - time.monotonic()))
 
-    def _settle(
-        self, batch: list[_Waiting], answers: list[bytes] | list[str] | list[bytes | str]
-    ) -> None:
+    def _settle(self, batch: list[_Waiting], answers: Sequence[Answer]) -> None:
         with self._lock:
             for row, answer in zip(batch, answers, strict=True):
-                self._wanted.discard(row.event_id)
-                self._known.pop(row.event_id, None)
-                self._known[row.event_id] = answer
                 is_found = isinstance(answer, bytes)
                 self._count(str(Result.EXPLAINED) if is_found else str(answer), 1)
+                if row.group is None:
+                    self._wanted.discard(row.event_id)
+                    self._known.pop(row.event_id, None)
+                    self._known[row.event_id] = answer
             while len(self._known) > limits.EXPLANATIONS_REMEMBERED_MAX:
                 del self._known[next(iter(self._known))]
+        for row, answer in zip(batch, answers, strict=True):
+            if row.group is not None:
+                row.group.put(row.place, answer)
+
+    def _full(self) -> SentinelError:
+        return SentinelError(
+            ErrorCode.OVERLOADED,
+            at="explanation",
+            expected=f"room among {self._rows_max} rows that wait",
+            got="a full queue",
+        )
 
     def _count(self, result: str, n: int) -> None:
         self._counts[result] = self._counts.get(result, 0) + n

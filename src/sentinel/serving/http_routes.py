@@ -16,6 +16,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.serving import load_report
 from sentinel.serving.access import Access, Scope
+from sentinel.serving.explain_route import explain_tensors
 from sentinel.serving.http_message import (
     JSON,
     NDJSON,
@@ -28,7 +29,7 @@ from sentinel.serving.http_message import (
 from sentinel.serving.openapi import openapi_document
 from sentinel.serving.plane import Limit, Plane
 from sentinel.serving.tensor_answer import encode_infer
-from sentinel.serving.tensors import read_infer
+from sentinel.serving.tensors import InferRequest, read_infer
 from sentinel.serving.work import EventAnswers, Reply, Result, TensorAnswers, Work
 
 Handle = Callable[[HttpRequest], HttpResponse | None]
@@ -36,7 +37,7 @@ Handle = Callable[[HttpRequest], HttpResponse | None]
 _NDJSON_TYPES = frozenset({NDJSON, b"application/ndjson", b"application/jsonl"})
 _INFER_TYPES = frozenset({b"", JSON, b"application/octet-stream"})
 _TIMEOUT_HEADERS = (b"sentinel-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
-_MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(?:ready|infer))?")
+_MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(?:ready|infer|explain))?")
 _DECISIONS = b"/v1/decisions/"
 _EXPLANATION = b"/explanation"
 CANARY_HEADER = b"sentinel-canary"
@@ -133,6 +134,7 @@ class HttpRoutes:
             table[path] = {b"GET": lambda _: json_response(_metadata(plane))}
             table[path + b"/ready"] = {b"GET": lambda _: probe("", plane.health().is_ready)}
             table[path + b"/infer"] = {b"POST": self._infer}
+            table[path + b"/explain"] = {b"POST": self._explain}
         return table
 
     def _renew(self) -> None:
@@ -206,6 +208,33 @@ class HttpRoutes:
     # --- tensors -----------------------------------------------------------------------------
 
     def _infer(self, request: HttpRequest) -> None:
+        asked, limit = self._read_tensors(request)
+        started_s, name = time.monotonic(), self._plane.model_name
+
+        def write(result: EventAnswers | TensorAnswers) -> HttpResponse:
+            if isinstance(result, EventAnswers):
+                raise TypeError("events where tensors were asked for")
+            return encode_infer(result, asked.body, model=name)
+
+        def reply(result: Result) -> None:
+            self._reply(request, started_s, result, write)
+
+        self._watch(request, self._plane.infer(asked.values, limit, reply))
+
+    def _explain(self, request: HttpRequest) -> None:
+        asked, limit = self._read_tensors(request)
+
+        def respond(found: HttpResponse | SentinelError) -> None:
+            response = error_response(found) if isinstance(found, SentinelError) else found
+            request.respond(self._finish(request, response))
+
+        work = explain_tensors(
+            self._plane, asked.values, limit, request_id=asked.body.id, respond=respond
+        )
+        self._watch(request, work)
+
+    def _read_tensors(self, request: HttpRequest) -> tuple[InferRequest, Limit]:
+        """Read a request of features, and how long its caller waits."""
         content_type = _content_type(request)
         if content_type not in _INFER_TYPES:
             raise _content("content-type", JSON.decode(), content_type)
@@ -221,17 +250,7 @@ class HttpRoutes:
         if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
             seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
             limit = Limit(tenant=limit.tenant, timeout_s=seconds)
-        started_s = time.monotonic()
-
-        def write(result: EventAnswers | TensorAnswers) -> HttpResponse:
-            if isinstance(result, EventAnswers):
-                raise TypeError("events where tensors were asked for")
-            return encode_infer(result, body, model=plane.model_name)
-
-        def reply(result: Result) -> None:
-            self._reply(request, started_s, result, write)
-
-        self._watch(request, plane.infer(asked.values, limit, reply))
+        return asked, limit
 
     # --- how it is ---------------------------------------------------------------------------
 

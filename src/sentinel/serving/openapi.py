@@ -32,6 +32,7 @@ def openapi_document(plane: Plane) -> _Schema:
         paths[path] = {"get": _get("Model metadata", _object())}
         paths[f"{path}/ready"] = {"get": _probe("Whether the model is ready")}
         paths[f"{path}/infer"] = {"post": _infer(plane)}
+        paths[f"{path}/explain"] = {"post": _explain(plane)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -143,6 +144,21 @@ def _infer(plane: Plane) -> _Schema:
                 "content": {"application/json": {"schema": _object()}},
             },
             **_errors(400, 401, 403, 413, 415, 429, 503, 504),
+        },
+    }
+
+
+def _explain(plane: Plane) -> _Schema:
+    infer = _infer(plane)
+    return {
+        **infer,
+        "summary": "Score rows of features, and say why",
+        "responses": {
+            "200": {
+                "description": "An explanation of each score, or why there is none",
+                "content": {"application/json": {"schema": _object()}},
+            },
+            **_errors(400, 401, 403, 410, 413, 415, 429, 503, 504),
         },
     }
 

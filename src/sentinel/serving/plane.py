@@ -102,7 +102,7 @@ class Plane:
         explanations: Explanations | None = None,
     ) -> None:
         self.current = release
-        self._explanations = (
+        self.explanations = (
             explanations if explanations is not None else Explanations(ExplainMode.NONE)
         )
         self.batcher = batcher
@@ -220,7 +220,7 @@ class Plane:
             ``decision-unknown``, ``explanation-unavailable``, ``overloaded``.
         """
         self.decision(event_id)
-        return self._explanations.find(event_id.encode())
+        return self.explanations.find(event_id.encode())
 
     # --- what is served ----------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class Plane:
 
     def look(self, further: tuple[str, ...] = ()) -> None:
         """Look at what may be degraded; the canary's clock calls it, not a probe."""
-        causes = self.current.scorer.status().causes + further + self._explanations.causes()
+        causes = self.current.scorer.status().causes + further + self.explanations.causes()
         if self.loaded.standing is not Standing.APPROVED:
             causes = (f"the release is {self.loaded.standing}", *causes)
         self._causes = causes

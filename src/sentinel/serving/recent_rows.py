@@ -42,24 +42,25 @@ class RecentRows:
 
     def keep(self, records: LogRecords) -> None:
         """Keep the rows of a batch; of more than fit, the last."""
-        first = max(0, records.n_records - self._n_max)
-        spans = np.ascontiguousarray(records.id_spans[first:])
-        ids = hash_ids(_frozen(records.id_content), spans)
-        n = len(ids)
+        n, n_max = records.n_records, self._n_max
+        ids = hash_ids(_frozen(records.id_content), np.ascontiguousarray(records.id_spans))
+        columns = (
+            (self._ids, ids),
+            (self._values, records.features),
+            (self._status, records.feature_status),
+            (self._score, records.score),
+            (self._outcome, records.outcome),
+            (self._served_by, records.served_by),
+        )
         with self._lock:
-            start = self._n % self._n_max
-            n_head = min(n, self._n_max - start)
-            for column, rows in (
-                (self._ids, ids),
-                (self._values, records.features[first:]),
-                (self._status, records.feature_status[first:]),
-                (self._score, records.score[first:]),
-                (self._outcome, records.outcome[first:]),
-                (self._served_by, records.served_by[first:]),
-            ):
-                column[start : start + n_head] = rows[:n_head]
-                if n_head < n:
-                    column[: n - n_head] = rows[n_head:]
+            start = self._n % n_max
+            if start + n <= n_max:
+                for column, rows in columns:
+                    column[start : start + n] = rows
+            else:
+                places = np.arange(self._n, self._n + n)[-n_max:] % n_max
+                for column, rows in columns:
+                    column[places] = rows[-n_max:]
             self._n += n
 
     def find(self, event_id: bytes) -> ScoredRows | None:

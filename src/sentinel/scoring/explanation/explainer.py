@@ -74,6 +74,17 @@ class ScoredRows:
         """How many."""
         return len(self.score)
 
+    def row(self, place: int) -> ScoredRows:
+        """Copy one row out."""
+        one = slice(place, place + 1)
+        return ScoredRows(
+            values=self.values[one].copy(),
+            status=self.status[one].copy(),
+            score=self.score[one].copy(),
+            outcome=self.outcome[one].copy(),
+            served_by=self.served_by[one].copy(),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
