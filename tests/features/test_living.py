@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -40,6 +41,9 @@ from sentinel.features import (
 from sentinel.features.index import find, insert, remove
 from sentinel.features.stores.embedded import EmbeddedStore
 from sentinel.testing.memory_disk import MemoryDisk
+
+if TYPE_CHECKING:
+    from conftest import Trials
 
 SCHEMA = Payment.schema
 FOLDER = Path("state")
@@ -81,12 +85,14 @@ def sparse(n_rows: int, seed: int, *, late_ms: int = 0) -> EventBatch:
     return batch_of(SCHEMA, values, events.present)
 
 
-def keyed(cards: np.ndarray, *, first_id: int = 1, at_ms: int = START_MS) -> EventBatch:
-    """Make payments of given cards, one second apart, of one merchant and no device."""
+def keyed(
+    cards: np.ndarray, *, first_id: int = 1, at_ms: int = START_MS, step_ms: int = 1000
+) -> EventBatch:
+    """Make payments of given cards, of one merchant and no device."""
     n = len(cards)
     values = np.zeros((len(SCHEMA.fields), n), dtype=np.int64)
     values[AT["payment_id"]] = np.arange(first_id, first_id + n)
-    values[AT["paid_at"]] = at_ms + 1000 * np.arange(n)
+    values[AT["paid_at"]] = at_ms + step_ms * np.arange(n)
     values[AT["card_id"]] = cards
     present = np.ones(values.shape, dtype=np.bool_)
     present[AT["device_id"]] = False
@@ -154,6 +160,25 @@ def test_rows_of_forgotten_entities_are_used_again() -> None:
     assert living.max() <= 7200 * 9 / 8 + 1
     assert rows.max() <= 1.6 * living.max()
     assert len(set(n_bytes.tolist())) == 1
+
+
+@pytest.mark.reliability("B14", t1=1, t2=10, t3=50)
+def test_memory_stays_at_the_cap_under_millions_of_new_names(trials: Trials) -> None:
+    """A million cards that are used once for each trial, against a cap of twenty thousand."""
+    engine = Engine(PLAN, n_entities_max=20_000, n_dedupe_min=10_000)
+    known = np.arange(1000)
+    engine.advance(keyed(np.concatenate([known, known]), step_ms=0))
+    sizes = []
+    for million in trials:
+        for first in range(0, 1_000_000, 20_000):
+            at = 1_000_000 * (million + 1) + first
+            engine.advance(keyed(np.arange(at, at + 20_000), first_id=at, step_ms=0))
+            sizes.append(engine.state_bytes)
+        assert engine.n_entities <= 20_000
+        assert engine.n_rows <= 40_000
+    assert len(set(sizes[3:])) == 1, "after the first batches no table grows"
+    matrix = engine.advance(keyed(known, first_id=90_000_000, step_ms=0))
+    assert (matrix.values[:, matrix.names.index("n")] == 2).all()
 
 
 @pytest.mark.reliability("B14")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -34,7 +35,9 @@ from sentinel.features import (
     Mean,
     StandardDeviation,
     compile_plan,
+    kernel,
 )
+from sentinel.features.layout import Feed, State, Tables
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
 
 HOUR_MS = 3_600_000
@@ -163,6 +166,20 @@ def hook_of(command: dict[str, object]) -> crash_points.Hook | None:
     return None
 
 
+def poison(stream: Stream, position: int) -> None:
+    """Make the kernel die at one event, as a fault in native code would."""
+    deadly = int(stream.events.column("payment_id")[position])
+    alive = kernel.advance_rows
+
+    def advance_rows(tables: Tables, state: State, events: Feed, *rest: object) -> int:
+        if deadly in events.values[0]:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return alive(tables, state, events, *rest)  # type: ignore[arg-type]
+
+    kernel.advance_rows = advance_rows  # type: ignore[assignment]
+
+
 def run(stream: Stream, command: dict[str, object]) -> dict[str, object]:
     """Fork a worker, kill it when asked to, and say how it ended."""
     child = os.fork()
@@ -170,6 +187,8 @@ def run(stream: Stream, command: dict[str, object]) -> dict[str, object]:
         status = 1
         try:
             crash_points.set_hook(hook_of(command))
+            if (at := command.get("poison")) is not None:
+                poison(stream, int(str(at)))
             work(stream, command)
             status = 0
         finally:
