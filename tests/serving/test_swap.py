@@ -61,7 +61,7 @@ def test_a_staged_release_takes_over_and_goes_back(tmp_path: Path) -> None:
         assert running.infer([ROW]).json() == before
         operations = running.operate("releases").json()["operations"]
         who = [each["who"] for each in operations]  # type: ignore[attr-defined]
-        assert set(who) == {"Olga Operator, without a token"}
+        assert set(who) == {"Olga Operator (no token)"}
 
 
 def test_state_goes_on_where_the_other_release_stopped(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sentinel.features.stores.choice import StoreChoice
     from sentinel.release import LoadedRelease
     from sentinel.serving import Addresses, ServerSettings
+    from sentinel.serving.plane import Plane
 
 
 def register(app: typer.Typer) -> None:
@@ -96,21 +98,33 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     chosen = config.store_of(loaded_configuration, durability)
     settings = settings_of(configuration, insecure_bind=insecure_bind, store=chosen, log=log)
     settings = dataclasses.replace(settings, is_rehearsal=rehearsal)
+    import sentinel
+    from sentinel.monitoring import start_logging
     from sentinel.release import load_release
     from sentinel.serving import ReleaseSource
     from sentinel.serving import serve as run_server
 
     loaded = load_release(folder, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    source = None
+    if releases is not None:
+        source = ReleaseSource(folder=releases, trust=trust, allow_unapproved=unapproved)
     output = Output(as_json=as_json)
-    run_server(
-        loaded,
-        settings,
-        configuration,
-        source=None
-        if releases is None
-        else ReleaseSource(folder=releases, trust=trust, allow_unapproved=unapproved),
-        on_started=lambda addresses, _: announce(output, loaded, addresses),
+    # Results are on stdout, so what happens while serving is on stderr.
+    lines = start_logging(
+        service="sentinel",
+        version=sentinel.__version__,
+        level=configuration.log_level,
+        descriptor=sys.stderr.fileno(),
     )
+
+    def started(addresses: Addresses, plane: Plane) -> None:
+        plane.metrics.watch_lines(lines)
+        announce(output, loaded, addresses)
+
+    try:
+        run_server(loaded, settings, configuration, source=source, on_started=started)
+    finally:
+        lines.close()
 
 
 def settings_of(

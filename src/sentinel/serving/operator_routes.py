@@ -151,7 +151,7 @@ class OperatorRoutes:
                 expected="who asks: this server has no tokens that would say it",
                 got="nothing",
             )
-        shown = who if caller is not None else f"{who}, without a token"
+        shown = who if caller is not None else f"{who} (no token)"
         act = self._acts[request.path]
         group = request.path[len(PREFIX) :].partition(b"/")[0]
         state = self._reads[PREFIX + group]
