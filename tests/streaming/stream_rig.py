@@ -260,7 +260,8 @@ class Stream:
             if len(set(ids)) >= n_ids:
                 return ids
             for child in self.children:
-                assert child.poll() in {None, 0, -9, -11}, child.stderr.read()
+                # Ended before it was ready is ended, too.
+                assert child.poll() in {None, 0, -9, -11, -15}, child.stderr.read()
             assert time.monotonic() < deadline, f"{len(set(ids))} of {n_ids}"
             time.sleep(0.3)
 

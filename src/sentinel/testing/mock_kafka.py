@@ -1,11 +1,16 @@
 """librdkafka's own mock cluster in a process of its own: real sockets, no Kafka needed.
 
-``python -m sentinel.testing.mock_kafka events:4 decisions:4`` prints its address and serves until
-its stdin ends, so it never outlives who started it. Lines on stdin are commands:
+``python -m sentinel.testing.mock_kafka 1 events:4 decisions:4`` starts one broker, prints its
+address and serves until its stdin ends, so it never outlives who started it. Lines on stdin are
+commands:
 
 - ``topic NAME PARTITIONS``: create a topic;
 - ``fail API CODE COUNT``: answer the next so many requests of an API with an error code, both as
-  the protocol numbers them (OffsetCommit is 8, NOT_COORDINATOR 16).
+  the protocol numbers them (OffsetCommit is 8, NOT_COORDINATOR 16); a code of 0 takes back what
+  is left;
+- ``down BROKER``, ``up BROKER``: close its port, open it again; brokers count from 1;
+- ``delay BROKER MS``: let every answer of it take so long;
+- ``lead TOPIC PARTITION BROKER``: move the leader of a partition.
 
 It keeps 5 MiB or 100,000 message sets a partition and forgets the rest, and it does not do
 transactions. Its memory is this process's.
@@ -31,10 +36,11 @@ class MockKafka:
     ----------
     topics : dict of str to int
         Partitions of each topic.
+    n_brokers : int
     """
 
-    def __init__(self, topics: dict[str, int]) -> None:
-        arguments = [f"{name}:{n}" for name, n in topics.items()]
+    def __init__(self, topics: dict[str, int], *, n_brokers: int = 1) -> None:
+        arguments = [str(n_brokers), *(f"{name}:{n}" for name, n in topics.items())]
         self._process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, "-m", "sentinel.testing.mock_kafka", *arguments],
             stdin=subprocess.PIPE,
@@ -59,6 +65,22 @@ class MockKafka:
     def fail(self, api: int, code: int, n_requests: int) -> None:
         """Answer the next requests of an API with an error."""
         self._command(f"fail {api} {code} {n_requests}")
+
+    def put_down(self, broker: int) -> None:
+        """Close a broker's port; brokers count from 1."""
+        self._command(f"down {broker}")
+
+    def put_up(self, broker: int) -> None:
+        """Open a broker's port again."""
+        self._command(f"up {broker}")
+
+    def delay(self, broker: int, ms: int) -> None:
+        """Let every answer of a broker take so long."""
+        self._command(f"delay {broker} {ms}")
+
+    def lead(self, topic: str, partition: int, broker: int) -> None:
+        """Move the leader of a partition."""
+        self._command(f"lead {topic} {partition} {broker}")
 
     def close(self) -> None:
         """End it."""
@@ -120,6 +142,15 @@ def _library() -> ctypes.CDLL:
             None,
             [handle, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)],
         ),
+        ("rd_kafka_mock_clear_request_errors", None, [handle, ctypes.c_int16]),
+        ("rd_kafka_mock_broker_set_down", ctypes.c_int, [handle, ctypes.c_int32]),
+        ("rd_kafka_mock_broker_set_up", ctypes.c_int, [handle, ctypes.c_int32]),
+        ("rd_kafka_mock_broker_set_rtt", ctypes.c_int, [handle, ctypes.c_int32, ctypes.c_int]),
+        (
+            "rd_kafka_mock_partition_set_leader",
+            ctypes.c_int,
+            [handle, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32],
+        ),
         ("rd_kafka_mock_cluster_destroy", None, [handle]),
     ):
         function = getattr(library, name)
@@ -133,7 +164,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def serve(topics: list[str]) -> None:
+def serve(n_brokers: int, topics: list[str]) -> None:
     """Serve until stdin ends."""
     library = _library()
     reason = ctypes.create_string_buffer(_ERROR_BYTES)
@@ -142,26 +173,40 @@ def serve(topics: list[str]) -> None:
     client = library.rd_kafka_new(_PRODUCER, settings, reason, _ERROR_BYTES)
     if not client:
         raise RuntimeError(reason.value.decode())
-    cluster = library.rd_kafka_mock_cluster_new(client, 1)
+    cluster = library.rd_kafka_mock_cluster_new(client, n_brokers)
     for topic in topics:
         name, _, n_partitions = topic.partition(":")
         library.rd_kafka_mock_topic_create(cluster, name.encode(), int(n_partitions), 1)
     _say(library.rd_kafka_mock_cluster_bootstraps(cluster).decode())
     for line in sys.stdin:
-        match line.split():
-            case ["topic", name, n_partitions]:
-                library.rd_kafka_mock_topic_create(cluster, name.encode(), int(n_partitions), 1)
-            case ["fail", api, code, count]:
-                errors = (ctypes.c_int * int(count))(*[int(code)] * int(count))
-                library.rd_kafka_mock_push_request_errors_array(
-                    cluster, int(api), int(count), errors
-                )
-            case _:
-                _say("unknown")
-                continue
-        _say("done")
+        _say("done" if _obey(library, cluster, line.split()) else "unknown")
     library.rd_kafka_mock_cluster_destroy(cluster)
 
 
+def _obey(library: ctypes.CDLL, cluster: int, words: list[str]) -> bool:
+    """Do what a line says; False when it says nothing that is known."""
+    match words:
+        case ["topic", name, n_partitions]:
+            library.rd_kafka_mock_topic_create(cluster, name.encode(), int(n_partitions), 1)
+        case ["fail", api, "0", _]:
+            library.rd_kafka_mock_clear_request_errors(cluster, int(api))
+        case ["fail", api, code, count]:
+            errors = (ctypes.c_int * int(count))(*[int(code)] * int(count))
+            library.rd_kafka_mock_push_request_errors_array(cluster, int(api), int(count), errors)
+        case ["down", broker]:
+            library.rd_kafka_mock_broker_set_down(cluster, int(broker))
+        case ["up", broker]:
+            library.rd_kafka_mock_broker_set_up(cluster, int(broker))
+        case ["delay", broker, ms]:
+            library.rd_kafka_mock_broker_set_rtt(cluster, int(broker), int(ms))
+        case ["lead", topic, partition, broker]:
+            library.rd_kafka_mock_partition_set_leader(
+                cluster, topic.encode(), int(partition), int(broker)
+            )
+        case _:
+            return False
+    return True
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1:])
+    serve(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,198 @@
+"""Rows C4 to C7 on real processes and a mock cluster: killed, frozen, added, brokers that fail."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stream_rig import Cluster, Stream, named_cluster
+
+from sentinel.testing.mock_kafka import MockKafka
+
+SESSION = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 300}
+# The protocol's numbers of requests and of errors that a broker may give for a while.
+PRODUCE, FETCH, LIST_OFFSETS, METADATA, OFFSET_COMMIT = 0, 1, 2, 3, 8
+FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, SYNC_GROUP = 10, 11, 12, 14
+LEADER_NOT_AVAILABLE, NOT_LEADER, TIMED_OUT, COORDINATOR_LOADING = 5, 6, 7, 14
+NOT_ENOUGH_REPLICAS, KAFKA_STORAGE = 19, 56
+PASSING = [
+    (PRODUCE, NOT_LEADER),
+    (PRODUCE, TIMED_OUT),
+    (PRODUCE, NOT_ENOUGH_REPLICAS),
+    (FETCH, NOT_LEADER),
+    (FETCH, KAFKA_STORAGE),
+    (LIST_OFFSETS, LEADER_NOT_AVAILABLE),
+    (METADATA, LEADER_NOT_AVAILABLE),
+    (OFFSET_COMMIT, COORDINATOR_LOADING),
+    (FIND_COORDINATOR, COORDINATOR_LOADING),
+    (HEARTBEAT, COORDINATOR_LOADING),
+]
+
+
+class Case(Protocol):
+    """As ``conftest.Case``."""
+
+    release: Path
+    events: Path
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[MockKafka]:
+    if named_cluster() is not None:
+        pytest.skip("faults of a broker are injected into the mock")
+    with MockKafka({}, n_brokers=2) as started:
+        yield started
+
+
+def check_decided(stream: Stream, n_events: int) -> None:
+    """Every event has its one decision; what came again came with the same bytes."""
+    decisions: dict[str, set[bytes]] = {}
+    for message in stream.cluster.read(stream.decisions):
+        decisions.setdefault(message.key().decode(), set()).add(message.value())
+    assert set(decisions) == {f"p{i}" for i in range(n_events)}
+    assert [name for name, found in decisions.items() if len(found) != 1] == []
+
+
+@pytest.mark.reliability("C6", t1=8, t2=150, t3=2_000)
+def test_brokers_that_fail_for_a_while_lose_and_double_nothing(
+    case: Case, mock: MockKafka, tmp_path: Path, trials
+) -> None:
+    """Errors of every request, brokers down, slow, leaders moved: it resumes by itself."""
+    stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path)
+    lines = case.events.read_bytes().splitlines()
+    child = stream.start(client=SESSION)
+    n_sent = 0
+    try:
+        for seed in trials:
+            rng = Random(seed)
+            stream.send(lines[n_sent : n_sent + 40])
+            n_sent = min(n_sent + 40, len(lines))
+            broker = rng.choice([1, 2])
+            fault = seed % 4
+            if fault == 0:
+                mock.fail(*PASSING[(seed // 4) % len(PASSING)], rng.randrange(1, 6))
+            elif fault == 1:
+                mock.put_down(broker)
+                time.sleep(rng.uniform(0.1, 1.5))
+                mock.put_up(broker)
+            elif fault == 2:
+                mock.delay(broker, 500)
+                time.sleep(0.6)
+                mock.delay(broker, 0)
+            else:
+                for partition in range(stream.n_partitions):
+                    mock.lead(stream.events, partition, rng.choice([1, 2]))
+            assert child.poll() is None, child.stderr.read()
+        stream.wait_for(n_sent)
+        report = stream.end(child)
+        assert report["decided"] == n_sent
+        assert report["deduplicated"] == report["quarantined"] == 0
+        check_decided(stream, n_sent)
+    finally:
+        for api, _ in PASSING:
+            mock.fail(api, 0, 1)
+        stream.close()
+
+
+@pytest.mark.reliability("C6", t1=1, t2=3, t3=10)
+def test_a_cluster_that_is_gone_is_waited_for(
+    case: Case, mock: MockKafka, tmp_path: Path, trials
+) -> None:
+    """All brokers down for longer than a session; the worker lives, and goes on."""
+    lines = case.events.read_bytes().splitlines()
+    for seed in trials:
+        stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path / str(seed))
+        stream.send(lines[:100])
+        child = stream.start(client=SESSION)
+        stream.wait_for(100)
+        for broker in (1, 2):
+            mock.put_down(broker)
+        time.sleep(5)
+        assert child.poll() is None, child.stderr.read()
+        for broker in (1, 2):
+            mock.put_up(broker)
+        stream.send(lines[100:200])
+        stream.wait_for(200)
+        stream.end(child)
+        check_decided(stream, 200)
+        stream.close()
+
+
+@pytest.mark.reliability("C4", t1=1, t2=20, t3=300)
+def test_workers_come_and_go_and_die_at_random_and_every_event_counts_once(
+    case: Case, mock: MockKafka, tmp_path: Path, trials
+) -> None:
+    """One to four workers; each step kills, freezes, thaws, adds or ends one, as the seed says."""
+    lines = case.events.read_bytes().splitlines()
+    for seed in trials:
+        rng = Random(seed)
+        stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path / str(seed))
+        order = {
+            "group": f"roulette-{stream.events}",
+            "job": {"partition_key": "card_id"},
+            "client": SESSION,
+        }
+        try:
+            n_sent = play(rng, stream, order, lines)
+            check_decided(stream, n_sent)
+        finally:
+            stream.close()
+
+
+def play(rng: Random, stream: Stream, order: dict[str, object], lines: list[bytes]) -> int:
+    """Let workers come and go while events come; return how many events came."""
+    living: list[subprocess.Popen[str]] = [stream.start(**order)]
+    frozen: list[subprocess.Popen[str]] = []
+    n_sent = 0
+    for _ in range(6):
+        stream.send(lines[n_sent : n_sent + 100])
+        n_sent += 100
+        step(rng, stream, order, living, frozen)
+        time.sleep(rng.uniform(0.2, 1.5))
+    for child in frozen:
+        child.send_signal(signal.SIGCONT)
+    living += frozen
+    if not living:
+        living.append(stream.start(**order))
+    stream.wait_for(n_sent)
+    for child in living:
+        report = stream.end(child)
+        assert report["quarantined"] == report["deduplicated"] == 0
+    return n_sent
+
+
+def step(
+    rng: Random,
+    stream: Stream,
+    order: dict[str, object],
+    living: list[subprocess.Popen[str]],
+    frozen: list[subprocess.Popen[str]],
+) -> None:
+    """Let one thing happen."""
+    kinds = ["add"] if not living else ["kill", "freeze", "end", "add", "add"]
+    kind = rng.choice([*kinds, "thaw"] if frozen else kinds)
+    if kind == "add" and len(living) + len(frozen) < 4:
+        living.append(stream.start(**order))
+    elif kind == "thaw":
+        child = frozen.pop(0)
+        child.send_signal(signal.SIGCONT)
+        living.append(child)
+    elif living:
+        child = living.pop(rng.randrange(len(living)))
+        if kind == "kill":
+            child.kill()
+        elif kind == "freeze":
+            child.send_signal(signal.SIGSTOP)
+            frozen.append(child)
+        else:
+            child.send_signal(signal.SIGTERM)
