@@ -14,20 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from replay_features import batch_of, draw, feature_set
 
 from sentinel.contract import EventBatch
-from sentinel.features import Engine, FeaturePlan, compile_plan
-from sentinel.features.stores.redis_reader import FeatureReader, hash_texts
-from sentinel.features.stores.redis_script import Keys
+from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.redis_store import RedisSettings, RedisStore
 from sentinel.testing.redis_server import RedisServer
 
 N_EVENTS = 100_000
 N_SINGLE = 2_000
 N_ROUNDS = 3
-N_READS = 2_000
 BATCH = 1000
 
 
@@ -46,36 +42,6 @@ def rate(run: Callable[[], None], n_events: int) -> float:
     start = time.perf_counter()
     run()
     return n_events / (time.perf_counter() - start)
-
-
-def read_path(
-    plan: FeaturePlan, server: RedisServer, store: RedisStore
-) -> dict[int, tuple[list[float], list[float]]]:
-    """Time reads of features by key, and of the same rows bare, in turns; microseconds."""
-    texts = [f"card-{i:08d}" for i in range(5_000)]
-    values = draw(len(texts), spread=1.0)
-    values[2] = hash_texts(texts)
-    store.advance(batch_of(values))
-    reader = FeatureReader(plan, url=server.url, name=store.settings.name, deadline_ms=30_000)
-    at_ms = int(values[1].max()) + 1
-    rng = np.random.default_rng(1)
-    found: dict[int, tuple[list[float], list[float]]] = {}
-    for n_keys in (1, 100):
-        own: list[float] = []
-        bare: list[float] = []
-        for _ in range(N_READS):
-            asked = [texts[i] for i in rng.integers(0, len(texts), n_keys)]
-            names = Keys(store.settings.name, "").row_keys(0, hash_texts(asked))
-            start = time.perf_counter()
-            reader.link.call([("MGET", *names)])
-            bare.append(1e6 * (time.perf_counter() - start))
-            start = time.perf_counter()
-            reader.read("card_id", asked, at_ms)
-            own.append(1e6 * (time.perf_counter() - start))
-        found[n_keys] = own[50:], bare[50:]
-    reader.close()
-    store.close()
-    return found
 
 
 def main() -> None:
@@ -136,7 +102,6 @@ def main() -> None:
             found.setdefault("limit: bare MSET of three rows an event", []).append(
                 rate(lambda r=rows: bare(r), N_EVENTS)  # type: ignore[misc]
             )
-        reads = read_path(plan, server, store())
     shutil.rmtree(folder)
     print(f"{len(plan.names)} features, {N_EVENTS:,} events; bytes of a row: {plan.entity_bytes}")
     print()
@@ -146,20 +111,6 @@ def main() -> None:
         print(f"| {name} | {statistics.median(rates):,.0f} | {max(rates):,.0f} |")
     print()
     print("Floor of the design: 15,000 events/s; goal: 30,000.")
-    print()
-    print(
-        "| read by entity key | median µs | p99 µs | bare MGET: median | p99 | p99 against bare |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for n_keys, (own, bare_us) in reads.items():
-        median, bare_median = np.median(own), np.median(bare_us)
-        p99, bare_p99 = np.percentile(own, 99), np.percentile(bare_us, 99)
-        print(
-            f"| {n_keys} keys | {median:,.0f} | {p99:,.0f} | {bare_median:,.0f} | {bare_p99:,.0f} "
-            f"| {p99 / bare_p99:.2f} |"
-        )
-    print()
-    print("Goal of the design: p99 within 1.3 times a bare pipelined read of the same bytes.")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,8 @@ STORE_TEND_S = 0.5
 STORE_OPEN_MS = 5_000.0
 # Entities of one read: 8 MB of rows.
 STORE_KEYS_READ_MAX = 10_000
+# Sizes of reads whose arrays are kept: a caller has a few.
+STORE_READ_ROOMS_MAX = 16
 # Least time that a row outlives its longest window: a source may fall behind by so much.
 STORE_GRACE_MS = 7 * 86_400_000
 # Snapshots kept: the newest, and one to fall back to when that is damaged.

@@ -39,6 +39,7 @@ NATIVE_MODULES = (
     "features/replay_slots.py",
     "features/rows.py",
     "features/stores/redis_rows.py",
+    "features/stores/redis_wire.py",
     "features/tiles.py",
     "data/json_lines.py",
     "data/simulator/genuine.py",

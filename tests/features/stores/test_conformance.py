@@ -147,11 +147,16 @@ def close(engines: dict[str, Engine]) -> None:
             engine.close()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.reliability("D9", t1=5, t2=50, t3=500)
 def test_stores_opened_again_and_a_source_read_again_change_nothing(
-    urls: dict[str, str], seed: int
+    urls: dict[str, str], trials: Iterator[int]
 ) -> None:
     """After every batch each store is closed and opened, and the source goes back a little."""
+    for seed in trials:
+        opened_again(urls, seed)
+
+
+def opened_again(urls: dict[str, str], seed: int) -> None:
     events = payments(160, seed, late_ms=2 * HOUR_MS, duplicate_share=0.1)
     steps = steps_of(events, verdicts(events, seed), [30, 70, 71, 120])
     openers = stores_of(urls, 1_000_000)

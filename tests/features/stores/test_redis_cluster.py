@@ -362,11 +362,12 @@ def test_reader_sees_rows_that_are_not_in_their_shards_yet(cluster: RedisCluster
     card = PLAN.features.entities[0]
     keys = np.unique(part.column(card.key.name))
     reader = FeatureReader(PLAN, url=settings.url, name=settings.name, deadline_ms=10_000)
-    early = reader._rows_of(0, keys)
+    assert reader._shards is not None
+    early = reader._shards.peek([keys])
     store.tend()
     assert store._shards.unwritten == []
-    assert reader._rows_of(0, keys) == early
-    assert None not in early
+    assert reader._shards.peek([keys]) == early
+    assert None not in early[0]
     reader.close()
 
 

@@ -28,6 +28,7 @@ from sentinel.features import (
     compile_plan,
 )
 from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.testing.redis_cluster import free_port
 from sentinel.testing.redis_server import RedisServer
 
 PLAN = compile_plan(every_kind())
@@ -220,6 +221,7 @@ def test_store_without_fence_takes_positions_as_meaningless(server: RedisServer)
     assert store.positions() == {}
 
 
+@pytest.mark.reliability("D5", t1=1)
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
 def test_redis_that_may_evict_is_refused_at_start(policy: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
@@ -231,6 +233,7 @@ def test_redis_that_may_evict_is_refused_at_start(policy: str) -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.reliability("D7", t1=1)
 def test_password_is_asked_for_and_never_shown() -> None:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
     with RedisServer(folder, {"requirepass": "right-word"}) as server:
@@ -252,6 +255,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.reliability("D10", t1=1)
 def test_user_of_a_store_needs_its_own_keys_and_few_commands(server: RedisServer) -> None:
     """All of it works with those rights, and nothing else is allowed."""
     admin = opened(PLAN, settings_for(server)).link
@@ -282,22 +286,50 @@ def test_user_of_a_store_needs_its_own_keys_and_few_commands(server: RedisServer
     assert caught.value.code is ErrorCode.STORE_DENIED
 
 
-def test_tls_is_spoken_and_a_certificate_of_nobody_is_refused() -> None:
+def certificate_of(folder: Path, *, days: int) -> tuple[Path, Path]:
+    """Make a certificate of this machine that lasts so many days from now, and its key."""
+    certificate, key, request = folder / "cert.pem", folder / "key.pem", folder / "request.pem"
+    names = folder / "names"
+    names.write_text("subjectAltName=DNS:localhost")
+    for words in (
+        ("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+         "-keyout", str(key), "-out", str(request)),
+        ("x509", "-req", "-in", str(request), "-signkey", str(key), "-days", str(days),
+         "-extfile", str(names), "-out", str(certificate)),
+    ):  # fmt: skip
+        subprocess.run(["openssl", *words], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.reliability("D7", t1=1)
+def test_certificate_that_has_expired_is_refused() -> None:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    port = 20_000 + Random().randrange(20_000)
+    certificate, key = certificate_of(folder, days=-1)
+    port = free_port()
     options = {
         "tls-port": str(port), "tls-cert-file": str(certificate), "tls-key-file": str(key),
         "tls-ca-cert-file": str(certificate), "tls-auth-clients": "no", "bind": "127.0.0.1",
     }  # fmt: skip
     with RedisServer(folder, options):
-        url = f"rediss://localhost:{port}/0"
+        url = f"rediss://localhost:{port}/0?ca={certificate}"
+        with pytest.raises(SentinelError) as caught:
+            RedisStore(PLAN, RedisSettings(url=url, name="tls", deadline_ms=10_000))
+        assert caught.value.code is ErrorCode.STORE_DENIED
+    shutil.rmtree(folder)
+
+
+@pytest.mark.reliability("D7", t1=1)
+def test_tls_with_a_password_is_spoken_and_a_certificate_of_nobody_is_refused() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    certificate, key = certificate_of(folder, days=2)
+    port = free_port()
+    options = {
+        "tls-port": str(port), "tls-cert-file": str(certificate), "tls-key-file": str(key),
+        "tls-ca-cert-file": str(certificate), "tls-auth-clients": "no", "bind": "127.0.0.1",
+        "requirepass": "right-word",
+    }  # fmt: skip
+    with RedisServer(folder, options):
+        url = f"rediss://:right-word@localhost:{port}/0"
         with pytest.raises(SentinelError) as caught:
             RedisStore(PLAN, RedisSettings(url=url, name="tls", deadline_ms=10_000))
         assert caught.value.code is ErrorCode.STORE_DENIED
@@ -305,6 +337,10 @@ def test_tls_is_spoken_and_a_certificate_of_nobody_is_refused() -> None:
         store = opened(PLAN, trusted)
         store.advance(at(payments(5, 1), Payment, 0, 5, "payments"))
         assert store.position("payments") == 5
+        denied = RedisSettings(url=f"rediss://localhost:{port}/0?ca={certificate}", name="tls")
+        with pytest.raises(SentinelError) as caught:
+            RedisStore(PLAN, denied)
+        assert "right-word" not in str(caught.value)
     shutil.rmtree(folder)
 
 

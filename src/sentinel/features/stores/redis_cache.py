@@ -27,7 +27,8 @@ from sentinel.features.layout import (
     R_IDS,
     R_IDS_FULL,
     Feed,
-    Vectors,
+    State,
+    Work,
 )
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.redis_rows import (
@@ -194,11 +195,20 @@ class RowCache(Engine):
         self._pending.feed = before.feed
         return bool(is_whole)
 
-    def read(self, entity: int, events: Feed, out: Vectors) -> None:
-        """Read the features of one entity type for keys and times; nothing is applied."""
-        n = len(events.times)
-        self._room_for(int(self.n_words[entity]) * n, n)
-        kernel.read_rows(self.plan.tables, self._state, events, out, self._work, entity)
+    @property
+    def state(self) -> State:
+        """What the kernel works on."""
+        return self._state
+
+    @property
+    def work(self) -> Work:
+        """Room of the kernel for one event."""
+        return self._work
+
+    def room_behind_head(self, n_words: int) -> int:
+        """Make so much room for rows that nobody holds, and return where it begins."""
+        self._room_for(n_words, 0)
+        return int(self._state.registers[R_ARENA])
 
     def drop_rows(self) -> None:
         """Forget all rows."""

@@ -104,7 +104,13 @@ class ClusterLink:
         work = _Work(commands, now + (self.deadline_ms + n_rows * limits.STORE_ROW_MS) / 1000)
         n_tries, n_redirects = 1, 0
         while True:
-            self._round(work)
+            is_whole = False
+            try:
+                self._round(work)
+                is_whole = True
+            finally:
+                if not is_whole:
+                    self.close()
             if not work.left:
                 self.patience.succeed()
                 return work.replies

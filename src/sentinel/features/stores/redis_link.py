@@ -133,13 +133,40 @@ class RedisLink:
             ``store-unreachable``, ``store-denied``, ``store-refused``. A reply ``NOSCRIPT`` is
             returned as a value.
         """
+        return self._tried(lambda deadline: self._exchange(commands, deadline), n_rows)
+
+    def call_raw(
+        self, request: bytes, buffer: bytearray, is_whole: Callable[[int], bool], *, n_rows: int
+    ) -> None:
+        """Send a request as it goes over the wire, and read its reply into a buffer.
+
+        Parameters
+        ----------
+        request : bytes
+        buffer : bytearray
+            At least as long as the reply.
+        is_whole : callable
+            Asked with the bytes that have come, whether they are the whole reply.
+        n_rows : int
+
+        Raises
+        ------
+        SentinelError
+            As :meth:`call`; what the reply says is for the caller to judge.
+        """
+        self._tried(
+            lambda deadline: self._exchange_raw(request, buffer, is_whole, deadline), n_rows
+        )
+
+    def _tried(self, exchange: Callable[[float], list[Reply]], n_rows: int) -> list[Reply]:
+        """Carry out an exchange, and again where it failed for reasons that pass."""
         if not self.patience.begin():
             raise self._unreachable("a pause after a loss")
         now = self._clock.monotonic_s()
         deadline = now + (self.deadline_ms + n_rows * limits.STORE_ROW_MS) / 1000
         for n_tries in range(1, limits.STORE_TRIES_MAX + 1):
             try:
-                replies = self._attempt(commands, deadline)
+                replies = self._attempt(exchange, deadline)
             except SentinelError as error:
                 self.close()
                 if error.code is not ErrorCode.STORE_UNREACHABLE:
@@ -158,9 +185,9 @@ class RedisLink:
             self._socket.close()
             self._socket = None
 
-    def _attempt(self, commands: Sequence[Sequence[Word]], deadline: float) -> list[Reply]:
+    def _attempt(self, exchange: Callable[[float], list[Reply]], deadline: float) -> list[Reply]:
         try:
-            return self._exchange(commands, deadline)
+            return exchange(deadline)
         except ssl.SSLError as error:
             raise self._denied(error.reason or error) from error
         except OSError as error:
@@ -195,12 +222,54 @@ class RedisLink:
                     self.judge(str(reply))
 
     def _exchange(self, commands: Sequence[Sequence[Word]], deadline: float) -> list[Reply]:
-        self.send(commands, deadline)
-        replies = self.receive(len(commands), deadline)
+        is_whole = False
+        try:
+            self.send(commands, deadline)
+            replies = self.receive(len(commands), deadline)
+            is_whole = True
+        finally:
+            # Whatever ends a call in the middle, a signal's exception too: no later call may
+            # read what was an answer to this one.
+            if not is_whole:
+                self.close()
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 self.judge(str(reply))
         return replies
+
+    def _exchange_raw(
+        self,
+        request: bytes,
+        buffer: bytearray,
+        is_whole: Callable[[int], bool],
+        deadline: float,
+    ) -> list[Reply]:
+        is_read = False
+        try:
+            link = self._connected(deadline)
+            link.sendall(request)
+            view, n = memoryview(buffer), 0
+            while n == 0 or not is_whole(n):
+                more = link.recv_into(view[n:])
+                if not more:
+                    raise ConnectionResetError("a closed connection, or a longer reply")
+                n += more
+                if n < len(buffer):
+                    link.settimeout(self._left_s(deadline))
+            is_read = True
+        finally:
+            if not is_read:
+                self.close()
+        return []
+
+    def _connected(self, deadline: float) -> socket.socket:
+        """Return the connection, with the time left as its limit."""
+        if self._socket is None:
+            self._connect(deadline)
+        if self._socket is None:  # pragma: no cover -- connected
+            raise self._unreachable("no connection")
+        self._socket.settimeout(self._left_s(deadline))
+        return self._socket
 
     def send(self, commands: Sequence[Sequence[Word]], deadline: float) -> None:
         """Write commands; connect first where there is no connection.
@@ -209,12 +278,8 @@ class RedisLink:
         ------
         OSError
         """
-        if self._socket is None:
-            self._connect(deadline)
-        if self._socket is None:  # pragma: no cover -- connected
-            raise self._unreachable("no connection")
-        self._socket.settimeout(self._left_s(deadline))
-        self._socket.sendall(b"".join(_packed(tuple(command)) for command in commands))
+        link = self._connected(deadline)
+        link.sendall(b"".join(_packed(tuple(command)) for command in commands))
 
     def receive(self, n_replies: int, deadline: float) -> list[Reply]:
         """Read replies; errors of Redis are values.

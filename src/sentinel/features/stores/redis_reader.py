@@ -21,7 +21,7 @@ from sentinel.core.siphash import siphash_rows
 from sentinel.features.definitions import Distance, EntityFeature, Velocity
 from sentinel.features.layout import (
     E_KEY,
-    NEVER,
+    E_WORDS,
     W_AT,
     W_ENTITY,
     W_FEED,
@@ -36,8 +36,20 @@ from sentinel.features.stores.redis_cluster_link import ClusterLink
 from sentinel.features.stores.redis_link import RedisLink
 from sentinel.features.stores.redis_script import Keys
 from sentinel.features.stores.redis_shards import Shards
+from sentinel.features.stores.redis_state import corrupt
+from sentinel.features.stores.redis_wire import (
+    MORE,
+    STRANGE,
+    Found,
+    Where,
+    ask_for,
+    hash_texts_in,
+    read_places,
+    take_rows,
+)
 
 Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,81 @@ class EntityFeatures:
     status: npt.NDArray[np.uint8]
     is_known: npt.NDArray[np.bool_]
     age_ms_max: Int64Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Arrays for a read of so many keys, used again for the next."""
+
+    feed: Feed
+    out: Vectors
+    is_known: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """An entity type, as reads need it."""
+
+    number: int
+    field: str
+    is_text: bool
+    column: int
+    n_words: int
+    item: npt.NDArray[np.uint8]
+    marks: Int64Array
+    columns: npt.NDArray[np.intp]
+    names: tuple[str, ...]
+    rooms: dict[int, _Room]
+
+    def room(self, n: int, plan: FeaturePlan) -> _Room:
+        """Return arrays for ``n`` keys."""
+        if n not in self.rooms:
+            if len(self.rooms) >= limits.STORE_READ_ROOMS_MAX:
+                self.rooms.clear()
+            self.rooms[n] = _room_for(n, self, plan)
+        return self.rooms[n]
+
+
+def _kind_of(plan: FeaturePlan, keys: Keys, number: int, name: str) -> _Kind:
+    field = plan.features.entities[number].key
+    windows = plan.tables.windows
+    is_own = (windows[:, W_ENTITY] == number) & (windows[:, W_HOP] > 0)
+    columns = [
+        column
+        for column, feature in enumerate(plan.features.features)
+        if isinstance(feature, EntityFeature)
+        and not isinstance(feature, Distance | Velocity)
+        and feature.by.name == name
+    ]
+    return _Kind(
+        number=number,
+        field=field.name,
+        is_text=field.kind is FieldKind.TEXT,
+        column=int(plan.tables.entities[number, E_KEY]),
+        n_words=int(plan.tables.entities[number, E_WORDS]),
+        item=np.frombuffer(b"$%d\r\n%b" % (len(keys.rows) + 9, keys.rows), dtype=np.uint8),
+        marks=np.ascontiguousarray(windows[is_own & (windows[:, W_FEED] == 0)][:, W_AT]),
+        columns=np.array(columns, dtype=np.intp),
+        names=tuple(plan.names[column] for column in columns),
+        rooms={},
+    )
+
+
+def _room_for(n: int, kind: _Kind, plan: FeaturePlan) -> _Room:
+    n_fields, n_features = len(plan.features.events.fields), len(plan.names)
+    values = np.zeros((n_fields, n), dtype=np.int64)
+    present = np.zeros((n_fields, n), dtype=np.bool_)
+    present[kind.column] = True
+    out = Vectors(
+        values=np.empty((n, n_features), dtype=np.float32),
+        status=np.empty((n, n_features), dtype=np.uint8),
+        is_late=np.zeros(n, dtype=np.bool_),
+        is_duplicate=np.zeros(n, dtype=np.bool_),
+        rows=np.empty((n, len(plan.tables.entities)), dtype=np.int64),
+    )
+    times = np.empty(n, dtype=np.int64)
+    feed = Feed(values, values.view(np.float64), present, times)
+    return _Room(feed, out, np.empty(n, dtype=np.bool_))
 
 
 class FeatureReader:
@@ -104,7 +191,12 @@ class FeatureReader:
             self._shards = Shards(self.link, self._keys, [], self._cache.n_words)
         else:
             self.link = RedisLink(url, deadline_ms=deadline_ms, clock=clock)
-        self._kinds = {e.name: number for number, e in enumerate(plan.features.entities)}
+        self._kinds = {
+            each.name: _kind_of(plan, self._keys, number, each.name)
+            for number, each in enumerate(plan.features.entities)
+        }
+        self._buffer = bytearray()
+        self._reply = np.frombuffer(self._buffer, dtype=np.uint8)
         is_open = False
         try:
             self._check_head()
@@ -130,22 +222,28 @@ class FeatureReader:
         SentinelError
             ``entity-keys-invalid``; ``store-unreachable``, ``store-denied``, ``store-refused``.
         """
-        number = self._number_of(entity)
-        hashed = self._hashed(number, keys)
-        values = self._rows_of(number, hashed)
-        # A key may be asked for twice: its row is held once.
-        _, first = np.unique(hashed, return_index=True)
-        is_known = np.array([value is not None for value in values], dtype=np.bool_)
-        self._cache.drop_rows()
-        self._cache.hold(number, hashed[first], [values[i] for i in first])
-        ages = self._ages(number, values, at_ms)
-        vectors = self._read_rows(number, hashed, at_ms)
-        columns = self._columns(entity)
+        kind = self._kind(entity)
+        hashed = self._hashed(kind, keys)
+        n = len(hashed)
+        first = self._cache.room_behind_head(n * kind.n_words)
+        room = kind.room(n, self._cache.plan)
+        arena = self._cache.state.arena
+        where = Where(first, kind.n_words, kind.number)
+        if self._shards is not None:
+            self._take_from_shards(kind, hashed, room.is_known, arena, first)
+        elif isinstance(self.link, RedisLink):
+            self._take(self.link, kind, hashed, room, where)
+        feed, out = room.feed, room.out
+        feed.values[kind.column] = hashed
+        feed.times[:] = at_ms
+        ages = np.empty(n, dtype=np.int64)
+        found = Found(room.is_known, ages, kind.marks)
+        read_places(self.plan.tables, self._cache.state, feed, out, self._cache.work, where, found)
         return EntityFeatures(
-            names=tuple(self.plan.names[column] for column in columns),
-            values=vectors.values[:, columns],
-            status=vectors.status[:, columns],
-            is_known=is_known,
+            names=kind.names,
+            values=out.values.take(kind.columns, axis=1),
+            status=out.status.take(kind.columns, axis=1),
+            is_known=room.is_known.copy(),
             age_ms_max=ages,
         )
 
@@ -170,18 +268,62 @@ class FeatureReader:
                 got=f"feature set {reply.decode()[:12]}",
             )
 
-    def _rows_of(self, number: int, hashed: Int64Array) -> list[bytes | None]:
-        """Read rows, in one round trip."""
-        if self._shards is not None:
-            wanted = [np.empty(0, dtype=np.int64)] * number + [hashed]
-            return self._shards.peek(wanted)[number]
-        (reply,) = self.link.call(
-            [("MGET", *self._keys.row_keys(number, hashed))], n_rows=len(hashed)
-        )
-        found = reply if isinstance(reply, list) else []
-        return [value if isinstance(value, bytes) else None for value in found]
+    def _take(
+        self,
+        link: RedisLink,
+        kind: _Kind,
+        keys: Int64Array,
+        room: _Room,
+        where: Where,
+    ) -> None:
+        """Read rows into the arena, in one round trip, without an object for each."""
+        arena, is_known = self._cache.state.arena, room.is_known
+        head = b"*%d\r\n$4\r\nMGET\r\n" % (1 + len(keys))
+        request = head + ask_for(kind.item, kind.number, keys).tobytes()
+        n_bytes = 32 + len(keys) * (8 * kind.n_words + 32)
+        if len(self._buffer) < n_bytes:
+            self._buffer = bytearray(2 * n_bytes)
+            self._reply = np.frombuffer(self._buffer, dtype=np.uint8)
+        reply = self._reply
+        found = MORE
 
-    def _number_of(self, entity: str) -> int:
+        def is_whole(end: int) -> bool:
+            nonlocal found
+            found = take_rows(reply, end, arena, where, keys, is_known)
+            return found != MORE
+
+        link.call_raw(request, self._buffer, is_whole, n_rows=len(keys))
+        if found == STRANGE:
+            # An error, or rows of something else: asked once more, so that it is named.
+            link.close()
+            (told,) = link.call([("MGET", *self._keys.row_keys(kind.number, keys))])
+            raise corrupt(
+                "rows", f"{8 * kind.n_words} bytes a row, of its key", type(told).__name__
+            )
+
+    def _take_from_shards(
+        self,
+        kind: _Kind,
+        keys: Int64Array,
+        is_known: BoolArray,
+        arena: Int64Array,
+        first: int,
+    ) -> None:
+        """Read rows of a Cluster into the arena."""
+        if self._shards is None:
+            raise AssertionError("a Cluster has shards")
+        wanted = [np.empty(0, dtype=np.int64)] * kind.number + [keys]
+        values = self._shards.peek(wanted)[kind.number]
+        rows = arena[first : first + len(keys) * kind.n_words].reshape(len(keys), kind.n_words)
+        for i, value in enumerate(values):
+            is_known[i] = value is not None
+            if value is not None:
+                row = np.frombuffer(value, dtype=np.int64)
+                if len(row) != kind.n_words or (row[0], row[1]) != (keys[i], kind.number):
+                    raise corrupt("rows", "the row of its key", "another row")
+                rows[i] = row
+
+    def _kind(self, entity: str) -> _Kind:
         if entity not in self._kinds:
             raise SentinelError(
                 ErrorCode.ENTITY_KEYS_INVALID,
@@ -191,7 +333,7 @@ class FeatureReader:
             )
         return self._kinds[entity]
 
-    def _hashed(self, number: int, keys: Sequence[str] | Sequence[int]) -> Int64Array:
+    def _hashed(self, kind: _Kind, keys: Sequence[str] | Sequence[int]) -> Int64Array:
         if not 1 <= len(keys) <= limits.STORE_KEYS_READ_MAX:
             raise SentinelError(
                 ErrorCode.ENTITY_KEYS_INVALID,
@@ -199,57 +341,27 @@ class FeatureReader:
                 expected=f"1 to {limits.STORE_KEYS_READ_MAX} keys",
                 got=len(keys),
             )
-        field = self.plan.features.entities[number].key
-        is_text = field.kind is FieldKind.TEXT
-        if any(isinstance(key, str) is not is_text for key in keys):
-            raise SentinelError(
-                ErrorCode.ENTITY_KEYS_INVALID,
-                at=f"keys of {field.name}",
-                expected="texts" if is_text else "integers",
-                got=keys[0],
-            )
-        return hash_texts([str(key) for key in keys]) if is_text else np.array(keys, np.int64)
+        if not kind.is_text:
+            if any(isinstance(key, str) for key in keys):
+                raise _wrong_keys(kind, keys)
+            return np.array(keys, np.int64)
+        hashed = np.empty(len(keys), dtype=np.int64)
+        try:
+            content = "\0".join(keys).encode()  # type: ignore[arg-type]
+        except TypeError as error:
+            raise _wrong_keys(kind, keys) from error
+        if hash_texts_in(np.frombuffer(content, dtype=np.uint8), hashed):
+            return hashed
+        return hash_texts([str(key) for key in keys])  # one of them holds a zero byte
 
-    def _read_rows(self, number: int, hashed: Int64Array, at_ms: int) -> Vectors:
-        plan, n = self.plan, len(hashed)
-        n_fields = len(plan.features.events.fields)
-        column = plan.tables.entities[number, E_KEY]
-        values = np.zeros((n_fields, n), dtype=np.int64)
-        present = np.zeros((n_fields, n), dtype=np.bool_)
-        values[column], present[column] = hashed, True
-        times = np.full(n, at_ms, dtype=np.int64)
-        out = Vectors(
-            values=np.empty((n, len(plan.names)), dtype=np.float32),
-            status=np.empty((n, len(plan.names)), dtype=np.uint8),
-            is_late=np.zeros(n, dtype=np.bool_),
-            is_duplicate=np.zeros(n, dtype=np.bool_),
-            rows=np.empty((n, len(plan.tables.entities)), dtype=np.int64),
-        )
-        feed = Feed(values, values.view(np.float64), present, times)
-        self._cache.read(number, feed, out)
-        return out
 
-    def _ages(self, number: int, values: list[bytes | None], at_ms: int) -> Int64Array:
-        """Say how old the latest event is at most: from where the newest tile begins."""
-        windows = self.plan.tables.windows
-        is_own = (windows[:, W_ENTITY] == number) & (windows[:, W_HOP] > 0)
-        places = windows[is_own & (windows[:, W_FEED] == 0)][:, W_AT]
-        ages = np.full(len(values), -1, dtype=np.int64)
-        if len(places):
-            for i, value in enumerate(values):
-                if value is not None:
-                    latest = int(np.frombuffer(value, dtype=np.int64)[places].max())
-                    ages[i] = at_ms - latest if latest != NEVER else -1
-        return ages
-
-    def _columns(self, entity: str) -> list[int]:
-        return [
-            column
-            for column, feature in enumerate(self.plan.features.features)
-            if isinstance(feature, EntityFeature)
-            and not isinstance(feature, Distance | Velocity)
-            and feature.by.name == entity
-        ]
+def _wrong_keys(kind: _Kind, keys: Sequence[str] | Sequence[int]) -> SentinelError:
+    return SentinelError(
+        ErrorCode.ENTITY_KEYS_INVALID,
+        at=f"keys of {kind.field}",
+        expected="texts" if kind.is_text else "integers",
+        got=keys[0],
+    )
 
 
 def hash_texts(texts: list[str]) -> Int64Array:

@@ -1,0 +1,159 @@
+"""The files of Redis cut short or damaged: it refuses, or state and positions go back together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from feature_world import HOUR_MS, Payment, Verdict, batch_of, every_kind, payments, verdicts
+
+from sentinel.contract import EventBatch
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features import Engine, compile_plan
+from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.testing.redis_server import RedisServer
+
+PLAN = compile_plan(every_kind())
+BATCH = 20
+WAIT_S_MAX = 20.0
+OPEN: list[RedisStore] = []
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    with RedisServer(folder) as running:
+        yield running
+        while OPEN:
+            OPEN.pop().close()
+    shutil.rmtree(folder)
+
+
+def opened(url: str) -> RedisStore:
+    OPEN.append(RedisStore(PLAN, RedisSettings(url=url, name="files", deadline_ms=10_000)))
+    return OPEN[-1]
+
+
+def log_of(seed: int, n_events: int) -> list[EventBatch]:
+    """Batches of events with feedback between, each with its positions."""
+    events = payments(n_events, seed, late_ms=HOUR_MS, duplicate_share=0.1)
+    feedback = verdicts(events, seed)
+    n_parts = -(-n_events // BATCH)
+    steps = []
+    for k in range(n_parts):
+        for batch, schema in ((feedback, Verdict), (events, Payment)):
+            first, end = (batch.n_rows * part // n_parts for part in (k, k + 1))
+            part = batch_of(schema.schema, batch.values[:, first:end], batch.present[:, first:end])
+            part.raw.positions[:] = np.arange(first, end)
+            object.__setattr__(part.raw, "source", schema.__name__)
+            steps.append(part)
+    return steps
+
+
+def feed(engine: Engine, batch: EventBatch) -> None:
+    if batch.raw.source == "Verdict":
+        engine.learn(batch)
+    else:
+        engine.advance(batch)
+
+
+def undisturbed(log: list[EventBatch]) -> str:
+    engine = Engine(PLAN)
+    for batch in log:
+        feed(engine, batch)
+    return engine.state_digest()
+
+
+def feed_until_taken(store: RedisStore, batch: EventBatch) -> None:
+    end_s = time.monotonic() + WAIT_S_MAX
+    while True:
+        try:
+            return feed(store, batch)
+        except SentinelError as error:
+            if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > end_s:
+                raise
+            time.sleep(0.01)
+
+
+@pytest.mark.reliability("D4", "D6", t1=50, t2=500, t3=5000)
+def test_log_of_redis_that_lost_its_end_moves_state_and_position_back_together(
+    server: RedisServer, trials: Iterator[int]
+) -> None:
+    """Cut at any byte, as a power cut under ``everysec`` does: the source is read again there."""
+    log = log_of(9, 300)
+    digest = undisturbed(log)
+    store = opened(server.url)
+    for batch in log[:-6]:
+        feed(store, batch)
+    server.kill()
+    tail = next(iter((server.folder / "appendonlydir").glob("*.incr.aof")))
+    whole = tail.read_bytes()
+    rng = Random(9)
+    for trial in trials:
+        bound = (10, 3_000, len(whole) - 1000)[trial % 3]
+        tail.write_bytes(whole[: len(whole) - rng.randint(1, bound)])
+        server.start()
+        resumed = opened(server.url)
+        assert resumed.position("Payment") < 300
+        with pytest.raises(SentinelError) as caught:
+            feed_until_taken(store if trial == 0 else resumed, log[-1])
+        if resumed.positions():
+            assert caught.value.code is ErrorCode.SOURCE_GAP
+        for batch in log:
+            end = int(batch.raw.positions[-1]) if batch.n_rows else -1
+            if end >= resumed.position(batch.raw.source):
+                feed(resumed, batch)
+        assert resumed.state_digest() == digest
+        while OPEN:
+            OPEN.pop().close()
+        server.kill()
+    tail.write_bytes(whole)
+    server.start()
+
+
+@pytest.mark.reliability("D6", t1=10, t2=200, t3=2000)
+def test_flipped_bit_in_the_base_file_of_redis_is_refused_or_changes_nothing(
+    server: RedisServer, trials: Iterator[int]
+) -> None:
+    log = log_of(9, 200)
+    digest = undisturbed(log)
+    store = opened(server.url)
+    for batch in log:
+        feed(store, batch)
+    store.link.call([("BGREWRITEAOF",)])
+    folder = server.folder / "appendonlydir"
+    wait_until(lambda: len(list(folder.glob("*.2.base.rdb"))) == 1)
+    server.kill()
+    base = next(iter(folder.glob("*.base.rdb")))
+    whole = base.read_bytes()
+    rng = Random(6)
+    n_refused = 0
+    for _ in trials:
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        base.write_bytes(damaged)
+        try:
+            server.start()
+        except RuntimeError:
+            n_refused += 1
+        else:
+            assert opened(server.url).state_digest() == digest
+        while OPEN:
+            OPEN.pop().close()
+        server.kill()
+    assert n_refused
+    base.write_bytes(whole)
+    server.start()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + WAIT_S_MAX
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
