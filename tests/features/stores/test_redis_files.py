@@ -101,9 +101,9 @@ def test_log_of_redis_that_lost_its_end_moves_state_and_position_back_together(
         server.start()
         resumed = opened(server.url)
         assert resumed.position("Payment") < 300
-        with pytest.raises(SentinelError) as caught:
-            feed_until_taken(store if trial == 0 else resumed, log[-1])
-        if resumed.positions():
+        if ("Payment", 0) in resumed.positions():
+            with pytest.raises(SentinelError) as caught:
+                feed_until_taken(store if trial == 0 else resumed, log[-1])
             assert caught.value.code is ErrorCode.SOURCE_GAP
         for batch in log:
             end = int(batch.raw.positions[-1]) if batch.n_rows else -1
@@ -128,7 +128,7 @@ def test_flipped_bit_in_the_base_file_of_redis_is_refused_or_changes_nothing(
         feed(store, batch)
     store.link.call([("BGREWRITEAOF",)])
     folder = server.folder / "appendonlydir"
-    wait_until(lambda: len(list(folder.glob("*.2.base.rdb"))) == 1)
+    wait_until(lambda: [path.name[-10:] for path in folder.glob("*.base.rdb")] == ["2.base.rdb"])
     server.kill()
     base = next(iter(folder.glob("*.base.rdb")))
     whole = base.read_bytes()
