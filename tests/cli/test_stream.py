@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sentinel.cli.exits import ExitCode
@@ -112,6 +114,68 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     assert "hunter2" not in out + error + metrics
     assert "sentinel_stream_partitions 2.0" in metrics
     assert 'sentinel_stream_lag_events{partition="0",topic="e"} 0.0' in metrics
+
+
+def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
+    kit: ModuleType, release: Path, tmp_path: Path
+) -> None:
+    """`--source file-log:` and `--log`: ended by SIGTERM, everything is in both."""
+    rig = load("stream_rig_for_stream", TESTS / "streaming" / "stream_rig.py")
+    cluster = rig.FileCluster(tmp_path / "topics")
+    events, decisions = cluster.topic("e", 2), cluster.topic("d", 2)
+    refused = cluster.topic("q", 1)
+    lines = kit.raw_events()[:300]
+    messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
+    cluster.produce(events, [*messages, {"value": b"{}"}])
+    command = (
+        *("stream", str(release), "--unapproved", "--source", "file-log:topics", "--json"),
+        *("--events", events, "--decisions", decisions, "--quarantine", refused),
+        *("--store", "embedded:state", "--log", "log"),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sentinel.cli", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while len(cluster.ids(decisions)) < 300:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == ExitCode.OK, error
+    document = json.loads(out)
+    assert (document["read"], document["decided"], document["quarantined"]) == (301, 300, 1)
+    assert sum(len(batch) for batch in read_log(tmp_path / "log")) == 300
+    assert len(cluster.read(refused)) == 1
+
+
+def read_log(folder: Path) -> list[pa.Table]:
+    """Read the segments of a decision log."""
+    return [pq.read_table(path) for path in sorted(folder.rglob("*.parquet"))]
+
+
+@pytest.mark.parametrize(
+    ("flags_of", "at"),
+    [
+        (("--bootstrap", "b:1", "--source", "file-log:x"), "--source"),
+        ((), "--bootstrap"),
+        (("--source", "nonsense"), "--source"),
+        (("--source", "file-log:x", "--set", "a=b"), "--set"),
+    ],
+)
+def test_one_source_is_named(run: Run, release: Path, flags_of: tuple[str, ...], at: str) -> None:
+    named = ("--events", "e", "--decisions", "d", "--quarantine", "q", "--store", "embedded:s")
+    ended = run("stream", str(release), "--unapproved", *named, *flags_of)
+    assert ended.returncode == ExitCode.USAGE
+    assert f"usage-invalid: {at}: " in ended.stderr
 
 
 def test_a_topic_that_does_not_exist_is_named(run: Run, release: Path, mock: MockKafka) -> None:

@@ -11,6 +11,13 @@ from types import ModuleType
 
 import pytest
 
+from sentinel.contract import Quarantine, RawBatch
+from sentinel.features.stores.embedded import Durability
+from sentinel.monitoring import Metrics
+from sentinel.release import verify_release
+from sentinel.scoring import Sinks
+from sentinel.streaming.stream_state import StreamState
+
 RELEASE_KIT = Path(__file__).parent.parent / "release" / "conftest.py"
 
 
@@ -54,4 +61,24 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         for i, line in enumerate(lines)
     ]
     feedback.write_text("".join(json.dumps(verdict) + "\n" for verdict in verdicts))
+    compile_kernels(release, lines, folder)
     return Case(release, events, feedback, len(lines))
+
+
+def compile_kernels(release: Path, lines: list[bytes], folder: Path) -> None:
+    """Compile what workers need here, where nobody waits with a clock in hand.
+
+    A worker that is the first to run after a kernel was changed compiles for a minute and more on
+    a busy machine; and one that is killed meanwhile leaves nothing to the next.
+    """
+    loaded = verify_release(release, None, now_ms=0)
+    with Quarantine(folder / "quarantine") as refusals:
+        sinks = Sinks(refusals=refusals, decisions=None, metrics=Metrics(with_process=False))
+        state = StreamState(loaded.parts.plan, folder / "state", durability=Durability.PROCESS)
+        scorer = loaded.open_scorer(sinks, engine=state.store)
+        verdict = {"verdict_id": "v", "known_at": 1_533_081_600_000, "payment_id": "p0"}
+        scorer.learn(RawBatch.from_events([json.dumps(verdict | {"is_fraud": False}).encode()]))
+        scorer.encode(scorer.score(RawBatch.from_events([*lines[:50], b"{}"])))
+        scorer.tick()
+        scorer.close()
+        state.close()

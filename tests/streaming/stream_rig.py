@@ -45,10 +45,18 @@ class Cluster:
                 created.result(30)
         return whole
 
-    def produce(self, topic: str, messages: Sequence[dict[str, object]]) -> None:
+    def produce(
+        self, topic: str, messages: Sequence[dict[str, object]], *, compression: str = "none"
+    ) -> None:
         """Send messages and wait until the broker has them."""
         producer = kafka.Producer(
-            {"bootstrap.servers": self.bootstrap, "linger.ms": 5, "log_level": 0}
+            {
+                "bootstrap.servers": self.bootstrap,
+                "linger.ms": 5,
+                "log_level": 0,
+                "message.max.bytes": 4_000_000,
+                "compression.type": compression,
+            }
         )
         for message in messages:
             producer.produce(topic, **message)

@@ -8,6 +8,7 @@ import pytest
 
 from sentinel.core.configuration import load_configuration, load_table
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.streaming.kafka_log import consumer_of
 from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
 
 
@@ -67,6 +68,37 @@ def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         client_settings({}, (f"sasl.password=@{tmp_path}/none",))
     assert caught.value.code is ErrorCode.FILE_MISSING
     assert caught.value.at == f"{tmp_path}/none"
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ({"security.protocol": "SASL_SSL", "sasl.mechanism": "NONSENSE"}, "NONSENSE"),
+        ({"security.protocol": "SSL", "ssl.ca.location": "/no/such/ca.pem"}, "ca.location"),
+        ({"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}, "sasl.username"),
+        ({"security.protocol": "ROT13"}, "ROT13"),
+        ({"ssl.cipher.suites": "NONSENSE", "security.protocol": "SSL"}, "cipher"),
+    ],
+)
+def test_settings_for_sasl_and_tls_reach_the_client(client: dict[str, str], said: str) -> None:
+    """The client itself refuses them: a handshake needs a cluster, which is not here."""
+    made = KafkaSettings(bootstrap="127.0.0.1:1", group="g", client=client)
+    for properties in (made.consumer(), made.feedback_consumer()):
+        with pytest.raises(SentinelError) as caught:
+            consumer_of(properties)
+        assert caught.value.code is ErrorCode.STREAM_SETTING_INVALID
+        assert said in str(caught.value)
+
+
+def test_a_password_and_a_user_make_a_client() -> None:
+    client = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "sentinel",
+        "sasl.password": "hunter2hunter2",
+    }
+    made = KafkaSettings(bootstrap="127.0.0.1:1", group="g", client=client)
+    consumer_of(made.consumer()).close()
 
 
 def test_ours_stay_ours_and_defaults_may_be_changed() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stream_rig import Cluster, FileCluster, Stream, named_cluster
+from stream_rig import WAIT_S, Cluster, FileCluster, Stream, named_cluster
 
 from sentinel.contract import Quarantine
 from sentinel.monitoring import Metrics
@@ -95,7 +95,7 @@ def test_killed_after_any_commit_step_nothing_is_lost_and_no_state_is_doubled(
     """The decisions are those of a run that nobody killed; repeats are the same bytes."""
     any_stream.send(lines_of(case)[:1000])
     first = any_stream.start(step=str(step), at=3 if step in {*list(Step)[:4]} else 1)
-    assert first.wait(60) == -9, first.stderr.read()
+    assert first.wait(WAIT_S) == -9, first.stderr.read()
     second = any_stream.start()
     any_stream.wait_for(1000)
     report = any_stream.end(second)
@@ -129,7 +129,7 @@ def test_feedback_is_learned_as_a_replay_of_files_learns_it(
         )
         stream.send(lines_of(case))
         child = stream.start(step="applied", at=7)
-        assert child.wait(60) == -9
+        assert child.wait(WAIT_S) == -9
         second = stream.start()
         stream.wait_for(case.n_events)
         stream.end(second)
@@ -211,6 +211,34 @@ def test_with_a_partition_key_a_missing_or_wrong_key_is_refused(
     assert codes == {"wrong_partition_key"}
 
 
+@pytest.mark.reliability("A11", t1=1, t2=20, t3=100)
+def test_messages_made_to_hurt_are_quarantined_and_the_next_are_decided(
+    case: Case, cluster: Cluster, tmp_path: Path, trials
+) -> None:
+    """A bomb of headers, values of a megabyte, a batch that was compressed a thousand times."""
+    lines = lines_of(case)[:40]
+    for seed in trials:
+        stream = Stream(cluster, case.release, tmp_path / str(seed))
+        at_ms = json.loads(lines[0])["paid_at"]
+        place: dict[str, object] = {"partition": seed % 4, "timestamp": at_ms}
+        headers = [(f"header-{i}", b"h" * 100) for i in range(2_000)]
+        huge = [b"x" * 1_000_000, b'"' + b"y" * 999_000, b"[" * 999_999]
+        bad: list[dict[str, object]] = [{"value": b"{}", "headers": headers, **place}]
+        bad += [{"value": value, **place} for value in huge]
+        stream.cluster.produce(stream.events, bad)
+        squeezed = [{"value": b" " * 90_000, **place} for _ in range(30)]
+        stream.cluster.produce(stream.events, squeezed, compression="zstd")
+        stream.send(lines)
+        child = stream.start()
+        stream.wait_for(len(lines))
+        report = stream.end(child)
+        assert (report["decided"], report["quarantined"]) == (len(lines), 34)
+        records = [json.loads(m.value()) for m in cluster.read(stream.quarantine)]
+        assert sorted(record["n_bytes"] for record in records)[-3:] == [999_000 + 1, 999_999, 10**6]
+        assert max(len(m.value()) for m in cluster.read(stream.quarantine)) < 1 << 18
+        stream.close()
+
+
 @pytest.mark.reliability("C9", t1=1)
 def test_an_event_that_kills_the_process_is_passed_after_three_deaths(
     case: Case, any_stream: Stream
@@ -222,7 +250,7 @@ def test_an_event_that_kills_the_process_is_passed_after_three_deaths(
     while (child := any_stream.start(deadly='"payment_id": "p123"')) is not None:
         if n_deaths == 4:
             break
-        assert child.wait(60) == -11, child.stderr.read()
+        assert child.wait(WAIT_S) == -11, child.stderr.read()
         n_deaths += 1
     ids = any_stream.wait_for(299)
     report = any_stream.end(child)
@@ -246,7 +274,7 @@ def test_an_event_that_kills_the_kernel_after_it_was_logged_is_passed_by_recover
         n_deaths = 0
         while n_deaths < 4:
             child = stream.start(deadly_kernel=deadly)
-            assert child.wait(60) == -11, child.stderr.read()
+            assert child.wait(WAIT_S) == -11, child.stderr.read()
             n_deaths += 1
         child = stream.start(deadly_kernel=deadly)
         ids = stream.wait_for(299)
@@ -276,7 +304,7 @@ def test_lost_events_stop_the_worker_with_what_is_missing(case: Case, any_stream
     low = any_stream.cluster.forget(any_stream.events, 0, held + 40)
     assert low > held
     stopped = any_stream.start()
-    assert stopped.wait(60) == 1
+    assert stopped.wait(WAIT_S) == 1
     error = any_stream.last_words(stopped)
     assert f"source-gap: {any_stream.events}/0: expected position {held}" in error
     assert f"positions {held} to {low - 1} are missing" in error
@@ -305,7 +333,7 @@ def test_a_topic_made_anew_is_not_taken_for_the_old_one(case: Case, tmp_path: Pa
     with MockKafka(topics) as second:
         stream.cluster = Cluster(second.bootstrap, second)
         child = stream.start(job={**job, "accept_gap": True})
-        assert child.wait(60) == 1
+        assert child.wait(WAIT_S) == 1
         assert "source-behind-state: e/" in child.stderr.read()
     stream.close()
 
@@ -319,7 +347,7 @@ def test_a_second_worker_without_a_partition_key_is_refused(case: Case, stream: 
     stream.wait_for(100)
     other = {"state": str(stream.folder / "other")}
     second = stream.start(group=group, job=other)
-    assert second.wait(60) == 1
+    assert second.wait(WAIT_S) == 1
     error = stream.last_words(second)
     assert "stream-partition-key" in error
     assert "--partition-key" in error
