@@ -62,6 +62,7 @@ OPERATIONS = {
     "/v1/operate/breaker",
     "/v1/operate/breaker/trip",
     "/v1/operate/breaker/reset",
+    "/v1/operate/profile",
 }
 CALLS = {
     "inference.GRPCInferenceService/ModelInfer": "score",

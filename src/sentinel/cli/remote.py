@@ -46,15 +46,15 @@ class Remote:
     url: str
     token_file: Path | None = None
 
-    def read(self, path: str) -> dict[str, object]:
-        """Ask how something is.
+    def read(self, path: str, *, wait_s: float = 0.0) -> dict[str, object]:
+        """Ask how something is; the answer may take ``wait_s`` longer than others.
 
         Raises
         ------
         SentinelError
             ``server-unreachable``, and what the server refuses.
         """
-        return self._ask("GET", path, None)
+        return self._ask("GET", path, None, wait_s=wait_s)
 
     def act(self, path: str, *, by: str | None, **body: str) -> dict[str, object]:
         """Ask for something to be done.
@@ -67,12 +67,14 @@ class Remote:
         who = {} if self.token_file is not None and by is None else {"by": by or getpass.getuser()}
         return self._ask("POST", path, json.dumps({**body, **who}).encode())
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, object]:
+    def _ask(
+        self, method: str, path: str, body: bytes | None, *, wait_s: float = 0.0
+    ) -> dict[str, object]:
         headers = {} if body is None else {"content-type": "application/json"}
         if self.token_file is not None:
             content = read_bounded(self.token_file, n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2)
             headers["authorization"] = f"Bearer {content.decode('ascii', 'replace').strip()}"
-        connection = _connect(self.url)
+        connection = _connect(self.url, wait_s=_WAIT_S + wait_s)
         try:
             connection.request(method, f"/v1/operate/{path}", body=body, headers=headers)
             response = connection.getresponse()
@@ -105,14 +107,14 @@ def error_of(answer: Mapping[str, object], *, at: str) -> SentinelError:
     )
 
 
-def _connect(url: str) -> http.client.HTTPConnection:
+def _connect(url: str, *, wait_s: float) -> http.client.HTTPConnection:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
         raise SentinelError(
             ErrorCode.USAGE_INVALID, at="--url", expected="http://host:port", got=url
         )
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(parts.hostname, parts.port, timeout=_WAIT_S)
+    return kind(parts.hostname, parts.port, timeout=wait_s)
 
 
 def _unreachable(url: str, got: str) -> SentinelError:

@@ -460,6 +460,9 @@ OPERATIONS_KEPT = 100
 # A request of an operator: a name and a reason.
 OPERATOR_BODY_BYTES_MAX = 4096
 OPERATOR_TEXT_CHARACTERS_MAX = 200
+# A profile of a running server: how long it may take, and requests that it remembers (25 MB).
+PROFILE_S_MAX = 60.0
+PROFILE_REQUESTS_MAX = 100_000
 # After SIGTERM: readiness is false for so long before the door closes, so that balancers see it.
 DRAIN_NOTICE_S = 1.0
 # Then requests in flight may end.

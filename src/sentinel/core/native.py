@@ -50,8 +50,8 @@ NATIVE_MODULES = (
     "scoring/explanation/tree_kernel.py",
     "scoring/guards.py",
     "scoring/sanity.py",
-    "serving/recent_rows.py",
     "scoring/tally.py",
+    "serving/interpreter_lock.py",
     "serving/recent_rows.py",
 )
 

@@ -224,6 +224,11 @@ class Metrics:
             for stage, histogram in timer.histograms.items():
                 self._histograms["sentinel_stage_seconds"][(stage,)] = histogram
 
+    def watch_stage(self, stage: str, histogram: LatencyHistogram) -> None:
+        """Export the histogram of a stage that is timed outside the scorer."""
+        with self._lock:
+            self._histograms["sentinel_stage_seconds"][(stage,)] = histogram
+
     def watch_requests(self, seconds: LatencyHistogram) -> None:
         """Export a histogram of requests as it stands at each scrape."""
         with self._lock:

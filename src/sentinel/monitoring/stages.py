@@ -79,6 +79,10 @@ class StageTimer:
         self.histograms[stage].observe((now_ns - self._last_ns) * 1e-9)
         self._last_ns = now_ns
 
+    def totals(self) -> dict[str, float]:
+        """Return the seconds of each stage so far."""
+        return {stage: histogram.total_s for stage, histogram in self.histograms.items()}
+
     def report(self) -> list[StageReport]:
         """Return the stages that were seen, in their order."""
         whole = sum(histogram.total_s for histogram in self.histograms.values())

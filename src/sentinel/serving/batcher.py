@@ -25,6 +25,7 @@ from typing import Protocol
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.serving.attempt import attempt
 from sentinel.serving.queue_of_rows import RowQueue, deadline_passed
 from sentinel.serving.service_time import ServiceTime
@@ -45,6 +46,16 @@ class Worker(Protocol):
 
     def failure(self) -> str:
         """Say why this worker will never answer again; empty while it can."""
+
+
+class Recorder(Protocol):
+    """Somebody who wants to know where the time goes."""
+
+    def scored(self, pieces: Sequence[Piece], started_s: float, ended_s: float) -> None:
+        """Be told of a batch that has ended."""
+
+    def replied(self, work: Work, now_s: float) -> None:
+        """Be told of a request that has its answer."""
 
 
 class Loop(Protocol):
@@ -129,6 +140,11 @@ class Batcher:
         self._is_sweeping = False
         self._is_turn_due = False
         self._scoring = threading.Lock()
+        self._recorder: Recorder | None = None
+        # Always on, for the metrics: of each request, of each request, of each batch's answers.
+        self.parse_seconds = LatencyHistogram()
+        self.queue_seconds = LatencyHistogram()
+        self.answer_seconds = LatencyHistogram()
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
         self._thread.start()
 
@@ -143,7 +159,7 @@ class Batcher:
             ``overloaded``, ``deadline-passed``; ``draining`` after :meth:`stop`;
             ``scorer-closed`` when the scoring thread has ended.
         """
-        now_s = time.monotonic()
+        now_s = work.queued_s = time.monotonic()
         with self._condition:
             try:
                 self._check_running()
@@ -171,6 +187,20 @@ class Batcher:
             self._check_running()
             self._calls.append(function)
             self._condition.notify()
+
+    def record(self, recorder: Recorder | None) -> bool:
+        """Tell somebody of every batch and answer from now on; None: nobody.
+
+        Returns
+        -------
+        bool
+            False while another one is told: then nothing was changed.
+        """
+        with self._condition:
+            if recorder is not None and self._recorder is not None:
+                return False
+            self._recorder = recorder
+            return True
 
     def state(self) -> BatcherState:
         """Return how it is; any thread."""
@@ -239,12 +269,16 @@ class Batcher:
             self._loop.call_later(limits.DEADLINE_SWEEP_S, self._sweep)
 
     def _deliver(self, results: list[tuple[Work, Result]]) -> None:
+        started_s, recorder = time.monotonic(), self._recorder
         for work, result in results:
             if work.is_settled:
                 self._n_late += 1
                 continue
             work.is_settled = True
             work.reply(result)
+            if recorder is not None:
+                recorder.replied(work, time.monotonic())
+        self.answer_seconds.observe(time.monotonic() - started_s)
 
     def _take_turn(self) -> None:
         """Score what this turn of the loop has read, or leave it to the scoring thread."""
@@ -311,6 +345,13 @@ class Batcher:
             return bool(late)
         results = self._score(pieces)
         ended_s = time.monotonic()
+        for piece in pieces:
+            if not piece.start:
+                work = piece.work
+                self.parse_seconds.observe(work.queued_s - work.received_s)
+                self.queue_seconds.observe(now_s - work.queued_s)
+        if self._recorder is not None:
+            self._recorder.scored(pieces, now_s, ended_s)
         self._curve.observe(n_rows, ended_s - now_s, now_s=ended_s)
         self._n_batches += 1
         self._n_rows += n_rows

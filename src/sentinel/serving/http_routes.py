@@ -249,7 +249,7 @@ class HttpRoutes:
         timeout = body.parameters.get("timeout")
         if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
             seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
-            limit = Limit(tenant=limit.tenant, timeout_s=seconds)
+            limit = Limit(tenant=limit.tenant, timeout_s=seconds, at_s=limit.at_s)
         return asked, limit
 
     # --- how it is ---------------------------------------------------------------------------

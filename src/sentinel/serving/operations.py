@@ -50,6 +50,10 @@ class Operations:
         self._thread: threading.Thread | None = None
         self._stop = asyncio.Event()
         plane.metrics.watch_requests(routes.seconds)
+        batcher = plane.batcher
+        plane.metrics.watch_stage("parse", batcher.parse_seconds)
+        plane.metrics.watch_stage("queue", batcher.queue_seconds)
+        plane.metrics.watch_stage("answer", batcher.answer_seconds)
         plane.metrics.before_scrape(self._show)
 
     def start(self, host: str, port: int) -> int:

@@ -33,10 +33,12 @@ from sentinel.serving.http_message import (
     json_response,
 )
 from sentinel.serving.plane import Plane
+from sentinel.serving.profiling import Profiler
 from sentinel.serving.settings import is_loopback
 from sentinel.serving.swap import Swap
 
 PREFIX = b"/v1/operate/"
+_PROFILE = PREFIX + b"profile"
 _THREADS = 2
 _Text = Annotated[str, Meta(max_length=limits.OPERATOR_TEXT_CHARACTERS_MAX)]
 _Act = Callable[["_Body", str], None]
@@ -76,6 +78,7 @@ class OperatorRoutes:
         self._swap = swap
         self._access = access
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._profiler = Profiler(plane)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="operator")
         self._reads: dict[bytes, Callable[[], dict[str, object]]] = {
             PREFIX + b"releases": swap.status,
@@ -102,7 +105,8 @@ class OperatorRoutes:
     @property
     def table(self) -> dict[bytes, bytes]:
         """Every path with its method."""
-        return dict.fromkeys(self._reads, b"GET") | dict.fromkeys(self._acts, b"POST")
+        reads = dict.fromkeys((*self._reads, _PROFILE), b"GET")
+        return reads | dict.fromkeys(self._acts, b"POST")
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop that requests come from."""
@@ -139,6 +143,9 @@ class OperatorRoutes:
                 got=request.method.decode("ascii", "replace"),
             )
         read = self._reads.get(request.path)
+        if request.path == _PROFILE:
+            self._later(request, lambda: self._profiler.answer(request.query))
+            return
         if read is not None:
             self._later(request, read)
             return

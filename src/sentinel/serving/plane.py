@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +64,14 @@ class Limit:
     tenant : str
         Fairness is between tenants.
     timeout_s : float
-        Seconds from now; 0 or less is refused.
+        Seconds from then; 0 or less is refused.
+    at_s : float
+        When the request was whole, on the monotonic clock.
     """
 
     tenant: str
     timeout_s: float
+    at_s: float = field(default_factory=time.monotonic)
 
 
 class Plane:
@@ -350,7 +353,8 @@ class Plane:
             kind=kind,
             n_rows=n_rows,
             tenant=limit.tenant,
-            deadline_s=time.monotonic() + limit.timeout_s,
+            deadline_s=limit.at_s + limit.timeout_s,
+            received_s=limit.at_s,
             reply=reply,
             events=events,
             values=values,

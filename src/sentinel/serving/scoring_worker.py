@@ -23,6 +23,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.matrix import PRESENT
 from sentinel.features.stores.durable import DurableStore
+from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.monitoring.log_records import feature_hashes
 from sentinel.scoring import DecisionBatch, Scorer
 from sentinel.scoring.guards import Rows
@@ -77,6 +78,8 @@ class ScoringWorker:
     ----------
     shadow : Shadow or None
         A challenger that is shown what was decided; may be changed at any time.
+    encode_seconds : LatencyHistogram
+        Matching a batch's decisions with their callers, and writing them.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class ScoringWorker:
         self._prompt_until_s = float("-inf")
         self._position = self._feedback_position = 0
         self._failure = ""
+        self.encode_seconds = LatencyHistogram()
         self.shadow: Shadow | None = None
 
     @property
@@ -159,12 +163,14 @@ class ScoringWorker:
         shadow = self.shadow
         if shadow is not None:
             shadow.watch(decisions, decisions.events.column(self._release.entity))
+        started_s = time.monotonic()
         lines = self._lines(raw, decisions, decoded.refusals)
         answers, at = [], 0
         for piece in pieces:
             served = ((self._release.label, piece.n_rows),)
             answers.append(EventAnswers(lines[at : at + piece.n_rows], served))
             at += piece.n_rows
+        self.encode_seconds.observe(time.monotonic() - started_s)
         return answers
 
     def _lines(

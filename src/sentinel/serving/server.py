@@ -150,6 +150,7 @@ class Server:
             is_prompt=self._opened.is_prompt,
             is_rehearsal=self._settings.is_rehearsal,
         )
+        self._opened.metrics.watch_stage("encode", worker.encode_seconds)
         batcher = Batcher(worker, loop)
         plane = Plane(
             release,

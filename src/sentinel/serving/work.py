@@ -97,6 +97,8 @@ class Work:
         Whose it is: fairness is between tenants.
     deadline_s : float
         On the monotonic clock.
+    received_s, queued_s : float
+        When the request was whole, and when it entered the queue; on the same clock.
     reply : callable
         Told the result, once, in the thread of the door.
     release : WorkingRelease or None
@@ -116,6 +118,8 @@ class Work:
     events: Sequence[bytes] = ()
     values: npt.NDArray[np.float32] | None = None
     release: WorkingRelease | None = None
+    received_s: float = 0.0
+    queued_s: float = 0.0
     n_taken: int = 0
     is_settled: bool = False
     parts: list[Answers] = field(default_factory=list)
