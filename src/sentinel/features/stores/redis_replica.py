@@ -15,13 +15,12 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.engine import Engine
 from sentinel.features.index import rehash_ids
 from sentinel.features.layout import (
+    E_SPAN,
+    LIFE_SLICES,
     R_ARENA,
     R_ENTITIES,
     R_GENERATION,
     R_IDS,
-    W_ENTITY,
-    W_HOP,
-    W_TILES,
 )
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.plan import FeaturePlan
@@ -488,12 +487,11 @@ def _ids_corrupt(expected: int, got: int) -> SentinelError:
 
 
 def _ttl_ms(plan: FeaturePlan, entity: int) -> int:
-    """Say how long a row may lie idle before it can change no value; 0: for ever.
+    """Say how long a row may lie idle before it is forgotten for sure; 0: for ever.
 
-    The longest window, and as long again, at least a week: what a source may fall behind.
+    An entity is forgotten, by event time, at the latest 9/8 of its horizon after it was last seen
+    (:mod:`sentinel.features.living`). Expiry is by Redis' clock: so as long again, a week at least,
+    for what a source may fall behind.
     """
-    windows = plan.tables.windows[plan.tables.windows[:, W_ENTITY] == entity]
-    if not len(windows) or (windows[:, W_HOP] == 0).any():
-        return 0
-    longest = int((windows[:, W_HOP] * windows[:, W_TILES]).max())
-    return longest + max(longest, limits.STORE_GRACE_MS)
+    horizon_ms = (LIFE_SLICES + 1) * int(plan.tables.entities[entity, E_SPAN])
+    return horizon_ms + max(horizon_ms, limits.STORE_GRACE_MS) if horizon_ms else 0
