@@ -115,6 +115,7 @@ def test_a_value_is_said_in_words(name: str, value: float, expected: str) -> Non
         ),
         ("s_card_known", DEFAULTED, "this card was never seen before"),
         ("n_device_1h", DEFAULTED, "no device is given"),
+        ("s_device_known", DEFAULTED, "no device is given, or it was never seen before"),
         ("channel_risk", DEFAULTED, "channel of a kind that was not seen in training"),
         (
             "amount_to_avg_7d",

@@ -325,7 +325,8 @@ class FeatureWords:
         if feature.by.key.nullable and isinstance(feature, Count | DistinctCount):
             return f"no {whose} is given"
         if isinstance(feature, FirstSeen):
-            return f"this {whose} was never seen before"
+            absent = f"no {whose} is given, or it" if feature.by.key.nullable else f"this {whose}"
+            return f"{absent} was never seen before"
         lead = f"no {whose}, or " if feature.by.key.nullable else ""
         return f"{lead}no history of this {whose} yet for {self.noun(feature)}"
 
