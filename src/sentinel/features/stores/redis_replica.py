@@ -21,6 +21,9 @@ from sentinel.features.layout import (
     R_ENTITIES,
     R_GENERATION,
     R_IDS,
+    W_ENTITY,
+    W_HOP,
+    W_TILES,
 )
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.plan import FeaturePlan
@@ -487,11 +490,16 @@ def _ids_corrupt(expected: int, got: int) -> SentinelError:
 
 
 def _ttl_ms(plan: FeaturePlan, entity: int) -> int:
-    """Say how long a row may lie idle before it is forgotten for sure; 0: for ever.
+    """Say how long a row may lie idle before it can change no value; 0: for ever.
 
-    An entity is forgotten, by event time, at the latest 9/8 of its horizon after it was last seen
-    (:mod:`sentinel.features.living`). Expiry is by Redis' clock: so as long again, a week at least,
-    for what a source may fall behind.
+    Its whole life (:mod:`sentinel.features.living`), and a week that a source may fall behind. In
+    a set of the first meaning, the longest window, and as long again, at least a week.
     """
-    horizon_ms = (LIFE_SLICES + 1) * int(plan.tables.entities[entity, E_SPAN])
-    return horizon_ms + max(horizon_ms, limits.STORE_GRACE_MS) if horizon_ms else 0
+    span = int(plan.tables.entities[entity, E_SPAN])
+    if span:
+        return (LIFE_SLICES + 1) * span + limits.STORE_GRACE_MS
+    windows = plan.tables.windows[plan.tables.windows[:, W_ENTITY] == entity]
+    if not len(windows) or (windows[:, W_HOP] == 0).any():
+        return 0
+    longest = int((windows[:, W_HOP] * windows[:, W_TILES]).max())
+    return longest + max(longest, limits.STORE_GRACE_MS)

@@ -78,7 +78,7 @@ class Snapshot:
     values : mapping of str to int
         Small state: source positions, running times, counts.
     arrays : mapping of str to ndarray
-        Large state.
+        Large state; of a snapshot that was read, views of the file's bytes, not to be written.
     format : int
         What the arrays are laid out for.
     """
@@ -251,7 +251,7 @@ def _read_array(content: bytes, start: int, path: Path, entry: _ArrayEntry) -> A
         raise _corrupt(path, begin, "a whole array", "a damaged one")
     count = math.prod(entry.shape)
     flat = np.frombuffer(part, dtype=np.dtype(entry.dtype), count=count)
-    array: Array = flat.reshape(entry.shape).copy()
+    array: Array = flat.reshape(entry.shape)
     return array
 
 
