@@ -35,6 +35,7 @@ NATIVE_MODULES = (
     "features/index.py",
     "features/kernel.py",
     "features/living.py",
+    "features/parity.py",
     "features/reading.py",
     "features/replay_slots.py",
     "features/rows.py",
