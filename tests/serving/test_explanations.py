@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -238,6 +239,30 @@ def test_the_explainer_runs_below_the_priority_of_the_server(
     desk.desk.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_the_explainer_ends_when_its_server_is_killed() -> None:
+    """Its input ends with the process that held the other end."""
+    code = (
+        "import time; from sentinel.serving.explainer import ExplainerProcess\n"
+        "made = ExplainerProcess(None); made._pipes(); print(made.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        os.kill(pid, 0)
+        server.kill()
+
+    def is_gone() -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state == "Z"
+
+    wait_until(is_gone)
 
 
 def test_counts_are_exported(desk: Desk, loaded: LoadedRelease) -> None:
