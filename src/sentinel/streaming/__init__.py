@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sentinel.streaming.decision_file import DecisionFile
+from sentinel.streaming.file_log import FileLogWriter, create_topic
+from sentinel.streaming.file_log_reader import FileLog
 from sentinel.streaming.file_worker import FileJob, FileProgress, FileReport, FileWorker, Watchers
 from sentinel.streaming.valves import DecisionValve, RefusalValve, Valves
 
@@ -10,10 +12,13 @@ __all__ = [
     "DecisionFile",
     "DecisionValve",
     "FileJob",
+    "FileLog",
+    "FileLogWriter",
     "FileProgress",
     "FileReport",
     "FileWorker",
     "RefusalValve",
     "Valves",
     "Watchers",
+    "create_topic",
 ]
