@@ -118,8 +118,7 @@ def raw_columns(batches: list[LogRecords]) -> None:
         pq.write_table(
             table,
             pa.BufferOutputStream(),
-            compression="zstd",
-            compression_level=1,
+            compression="lz4",
             use_dictionary=["outcome", "served_by", "reason", "source"],
             write_statistics=False,
         )

@@ -172,27 +172,30 @@ def chain(
     ]
     id_bytes = ids.buffers()[2]
     score = batch.column("score")
-    words = np.zeros((len(ids), _N_WORDS), dtype=np.uint64)
-    words[:, 1] = np.arange(first_record, first_record + len(ids), dtype=np.uint64)
-    words[:, 2] = _words(batch, "event_time")
-    words[:, 3] = _words(batch, "decided_at")
-    words[:, 4] = score.fill_null(0.0).to_numpy(zero_copy_only=False).view(np.uint64)
-    words[:, 5] = score.is_null().to_numpy(zero_copy_only=False)
+    flags: npt.NDArray[np.uint64] = score.is_null().to_numpy(zero_copy_only=False).astype(np.uint64)
     for shift, name, names in (
         (8, "outcome", context.outcomes),
         (16, "served_by", context.served_by),
         (24, "reason", context.reasons),
     ):
-        words[:, 5] |= code_values(batch, name, names).astype(np.uint64) << np.uint64(shift)
-    words[:, 6] = _words(batch, "feature_hash")
-    words[:, 7] = _source_hashes(batch)
-    words[:, 8] = batch.column("partition").to_numpy().astype(np.int64).view(np.uint64)
-    words[:, 9] = _words(batch, "position")
+        flags |= code_values(batch, name, names).astype(np.uint64) << np.uint64(shift)
+    partitions = batch.column("partition").to_numpy().astype(np.int64)
+    words = (
+        _words(batch, "event_time"),
+        _words(batch, "decided_at"),
+        score.fill_null(0.0).to_numpy(zero_copy_only=False).view(np.uint64),
+        flags,
+        _words(batch, "feature_hash"),
+        _source_hashes(batch),
+        partitions.view(np.uint64),
+        _words(batch, "position"),
+    )
     return _chain_hashes(
-        words,
+        tuple(_frozen(column) for column in words),
         _frozen(fixed_bytes(batch, "feature_status")),
         _frozen(offsets),
         _frozen(np.frombuffer(id_bytes or b"", dtype=np.uint8)),
+        np.uint64(first_record),
         np.uint64(previous),
     )
 
@@ -273,33 +276,34 @@ def _source_hashes(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
 
 @native
 def _chain_hashes(
-    words: npt.NDArray[np.uint64],
+    columns: tuple[npt.NDArray[np.uint64], ...],
     status: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int32],
     ids: npt.NDArray[np.uint8],
+    first_record: np.uint64,
     previous: np.uint64,
 ) -> npt.NDArray[np.uint64]:
-    """Chain the records; ``words[:, 0]`` is filled with the hash of the record before."""
+    """Chain the records: each record's words are the hash before it, its number, its columns."""
     n, n_status = status.shape
-    n_words = words.shape[1]
     id_bytes_max = 0
     for row in range(n):
         id_bytes_max = max(id_bytes_max, offsets[row + 1] - offsets[row])
-    scratch = np.empty(n_words * 8 + n_status + id_bytes_max, dtype=np.uint8)
-    head = scratch[: n_words * 8].view(np.uint64)
+    scratch = np.empty(_N_WORDS * 8 + n_status + id_bytes_max, dtype=np.uint8)
+    head = scratch[: _N_WORDS * 8].view(np.uint64)
     hashes = np.empty(n, dtype=np.uint64)
     for row in range(n):
-        words[row, 0] = previous
-        for i in range(n_words):
-            head[i] = words[row, i]
-        end = n_words * 8
+        head[0] = previous
+        head[1] = first_record + np.uint64(row)
+        for i in range(len(columns)):
+            head[2 + i] = columns[i][row]
+        end = _N_WORDS * 8
         for i in range(n_status):
             scratch[end + i] = status[row, i]
         end += n_status
-        first = offsets[row] - offsets[0]
-        for i in range(offsets[row + 1] - offsets[row]):
-            scratch[end + i] = ids[offsets[0] + first + i]
-        end += offsets[row + 1] - offsets[row]
+        first = offsets[row]
+        for i in range(offsets[row + 1] - first):
+            scratch[end + i] = ids[first + i]
+        end += offsets[row + 1] - first
         previous = siphash(scratch, 0, end)
         hashes[row] = previous
     return hashes

@@ -105,8 +105,9 @@ def segment_paths(folder: Path) -> list[tuple[int, Path]]:
 def encode_segment(table: pa.Table, metadata: SegmentMetadata) -> bytes:
     """Encode one segment as Parquet, in memory.
 
-    ``zstd`` at level 1: half of the bytes of ``lz4`` for 0.2 µs a record more (measured at 32
-    features). Statistics are kept for the columns that are filtered by time.
+    ``lz4``: measured at 30 features, 81 bytes a record in 0.23 µs; ``zstd`` at level 1 took 55
+    bytes and 0.37 µs, of a core that has decisions to make. Statistics are kept
+    for the columns that are filtered by time.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -116,8 +117,7 @@ def encode_segment(table: pa.Table, metadata: SegmentMetadata) -> bytes:
     pq.write_table(
         table.replace_schema_metadata({METADATA_KEY: text}),
         sink,
-        compression="zstd",
-        compression_level=1,
+        compression="lz4",
         use_dictionary=["outcome", "served_by", "reason", "source"],
         write_statistics=["event_time", "decided_at", "record"],
     )
