@@ -8,18 +8,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from duckdb_oracle import Oracle
 from feature_world import HOUR_MS, Payment, Verdict, batch_of, every_kind, payments, verdicts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_engine import NaiveEngine
 
 from sentinel.contract import EventBatch
-from sentinel.features import Engine, FeatureMatrix, compile_plan
+from sentinel.features import PRESENT, Engine, FeatureMatrix, compile_plan
 from sentinel.features.stores.embedded import EmbeddedStore
 from sentinel.features.stores.redis_store import RedisSettings, RedisStore
 from sentinel.testing.memory_disk import MemoryDisk
@@ -188,6 +189,45 @@ def test_stores_say_what_the_plain_oracle_says(urls: dict[str, str], seed: int) 
             if isinstance(answer, FeatureMatrix):
                 assert isinstance(told, list)
                 assert_as_told(answer, told, name)
+    close(engines)
+
+
+OF_CARD = {"key": "card_id", "hop_ms": HOUR_MS // 12, "tiles": 12}
+SQL: dict[str, tuple[str, dict[str, object]]] = {
+    "n": ("count(p.seq)", OF_CARD),
+    "n_ever": ("count(p.seq)", {"key": "card_id"}),
+    "amount_sum": ("sum(p.amount) / 100", OF_CARD),
+    "amount_most": ("max(p.amount) / 100", OF_CARD),
+    "vpn_share": ("avg(p.is_vpn)", {**OF_CARD, "key": "device_id"}),
+    "n_fraud": ("sum(p.is_fraud)", {"key": "card_id", "feed": "verdicts"}),
+}
+
+
+@pytest.mark.parametrize("late_hours", [0, 2])
+def test_stores_say_what_duckdb_says(urls: dict[str, str], late_hours: int) -> None:
+    """The definitions as SQL, exact to the bit of a float32; events repeated, late, null."""
+    events = payments(200, 3, late_ms=late_hours * HOUR_MS, duplicate_share=0.1)
+    feedback = verdicts(events, 3)
+    keys = ("card_id", "merchant_id", "device_id")
+    oracle = Oracle(events, feedback, Payment.schema, Verdict.schema, keys)
+    engines = {name: opener() for name, opener in stores_of(urls, 1_000_000).items()}
+    # The oracle knows all feedback from the start: what is not yet known is not seen.
+    steps = [at(feedback, Verdict, 0, feedback.n_rows)]
+    edges = [*range(0, events.n_rows, 50), events.n_rows]
+    steps += [at(events, Payment, first, end) for first, end in pairwise(edges)]
+    for name, engine in engines.items():
+        answers = [part for part in (feed(engine, s) for s in steps) if part is not None]
+        matrices = [part for part in answers if isinstance(part, FeatureMatrix)]
+        once = ~np.concatenate([part.is_duplicate for part in matrices])
+        values = np.concatenate([part.values for part in matrices])[once]
+        status = np.concatenate([part.status for part in matrices])[once]
+        for feature, (expression, where) in SQL.items():
+            told = oracle.ask(expression, **where)  # type: ignore[arg-type]
+            column = PLAN.names.index(feature)
+            is_there = status[:, column] == PRESENT
+            np.testing.assert_array_equal(is_there, ~np.ma.getmaskarray(told), f"{name} {feature}")
+            expected = told.data[is_there].astype(np.float32)
+            np.testing.assert_array_equal(values[is_there, column], expected, f"{name} {feature}")
     close(engines)
 
 
