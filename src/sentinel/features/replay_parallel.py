@@ -275,12 +275,15 @@ class ParallelReplay:
         self._last = [process.answer() for process in processes]
         is_late = np.asarray(slot.is_late[:, live].any(axis=0))
         self._n_late += int(is_late.sum())
+        # Where nothing was refused or repeated, rows are copied as they lie.
+        is_whole = len(live) > 0 and int(live[-1] - live[0]) + 1 == len(live)
+        rows = slice(int(live[0]), int(live[-1]) + 1) if is_whole else live
         spans = slot.id_spans[live]
         end = int(spans.max(initial=0))
         return ReplayedRows(
             names=self._plan.names,
-            values=slot.features[:, live],
-            status=slot.status[:, live],
+            values=slot.features[:, rows].copy(),
+            status=slot.status[:, rows].copy(),
             is_late=is_late,
             event_ids=slot.values[self._id_at][live],
             id_content=slot.ids[:end].copy(),

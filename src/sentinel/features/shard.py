@@ -164,6 +164,8 @@ class Shard:
             [np.empty((0, n_all), dtype=np.uint8), *(each.status for each in parts)]
         )
         is_late = np.concatenate([np.empty(0, dtype=np.bool_), *(p.is_late for p in parts)])
+        if kept.all() and len(chosen) == n_all:
+            return values[:, chosen], status[:, chosen], is_late
         return values[np.ix_(kept, chosen)], status[np.ix_(kept, chosen)], is_late[kept]
 
     def _set_clock_rows(self, rows: ShardRows) -> None:
