@@ -82,14 +82,18 @@ def wait_until(holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
 
 @contextmanager
 def server_process(
-    folder: Path, *options: str, is_waited_for: bool = True, **environment: str
+    folder: Path,
+    *options: str,
+    is_waited_for: bool = True,
+    program: tuple[str, ...] = ("-m", "sentinel.cli"),
+    **environment: str,
 ) -> Iterator[ServerProcess]:
     """Serve the golden release by the command; its end is by its own pid."""
     stderr = folder / "stderr"
     with stderr.open("w") as errors:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "sentinel.cli", "serve", str(GOLDEN / "payments-1.2.0")),
+                *(sys.executable, *program, "serve", str(GOLDEN / "payments-1.2.0")),
                 *("--unapproved", "--json", "--http-port", "0", "--grpc-port", "0"),
                 *("--metrics-port", "0", "--quarantine", str(folder / "quarantine"), *options),
             ],
