@@ -225,3 +225,25 @@ def test_a_stream_ends_at_its_first_bad_message_after_the_answers_before_it(serv
             given.extend(content for content in stream)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(given) == 5
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3_000])
+def test_an_answer_of_any_length_is_one_message(server: Served, n_rows: int) -> None:
+    """What is written piece by piece is read as the message that the protocol describes."""
+    rows = np.resize(ROWS, (n_rows, N_FEATURES)).astype(np.float32)
+    request = message("inference", "ModelInferRequest")(model_name=MODEL, id="r-1")
+    request.inputs.add(name="features", datatype="FP32", shape=list(rows.shape))
+    request.raw_input_contents.append(rows.tobytes())
+    for name in ("reason", "score"):
+        request.outputs.add(name=name)
+    content = _call(server, INFER, request.SerializeToString())
+    found = message("inference", "ModelInferResponse").FromString(content)
+    assert (found.model_name, found.id) == (MODEL, "r-1")
+    assert [(each.name, list(each.shape)) for each in found.outputs] == [
+        ("reason", [n_rows]),
+        ("score", [n_rows]),
+    ]
+    scores = np.frombuffer(found.raw_output_contents[1], dtype="<f4")
+    np.testing.assert_array_equal(scores, server.champion(rows))
+    assert found.raw_output_contents[0] == b"\x02\x00\x00\x00ok" * n_rows
+    assert found.SerializeToString(deterministic=True) == content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -52,6 +53,9 @@ _STREAMS_MAX = 1024
 _AHEAD_MAX = 64
 _SCORING_METHODS = frozenset({"ModelInfer", "Score", "ScoreStream"})
 _INFER_RESPONSE = message("inference", "ModelInferResponse")
+# ``raw_output_contents``: field 6, a length and so many bytes.
+_RAW_TAG = b"\x32"
+_SHAPES_REMEMBERED_MAX = 256
 
 
 class GrpcDoor:
@@ -143,7 +147,7 @@ class GrpcDoor:
             response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         return response
 
-    async def _model_infer(self, request: _Proto, context: _Context) -> _Proto:
+    async def _model_infer(self, request: _Proto, context: _Context) -> bytes:
         limit = self._limit(context)
         plane = self._plane
         plane.require_model(request.model_name, request.model_version)
@@ -153,15 +157,18 @@ class GrpcDoor:
         if not isinstance(result, TensorAnswers):
             raise TypeError("events where tensors were asked for")
         require_answered(result)
-        response: _Proto = _INFER_RESPONSE(
+        head = _INFER_RESPONSE(
             model_name=plane.model_name, model_version=result.version, id=request.id
         )
-        shape = [len(result.scores)]
-        for name in names:
-            datatype = "FP32" if name == "score" else "BYTES"
-            response.outputs.add(name=name, datatype=datatype, shape=shape)
-            response.raw_output_contents.append(binary_output(result, name))
-        return response
+        contents = [binary_output(result, name) for name in names]
+        # Messages written one behind the other are one message (Protocol Buffers, encoding).
+        return b"".join(
+            [
+                head.SerializeToString(),
+                _outputs(tuple(names), len(result.scores)),
+                *(_RAW_TAG + _length(len(content)) + content for content in contents),
+            ]
+        )
 
     # --- events ------------------------------------------------------------------------------
 
@@ -369,13 +376,36 @@ def reflect(request: _Proto) -> _Proto:
     return response
 
 
+@functools.lru_cache(maxsize=_SHAPES_REMEMBERED_MAX)
+def _outputs(names: tuple[str, ...], n_rows: int) -> bytes:
+    """Write what describes the outputs: the same for every answer of so many rows."""
+    response: _Proto = _INFER_RESPONSE()
+    for name in names:
+        datatype = "FP32" if name == "score" else "BYTES"
+        response.outputs.add(name=name, datatype=datatype, shape=[n_rows])
+    content: bytes = response.SerializeToString()
+    return content
+
+
+def _length(n_bytes: int) -> bytes:
+    """Write a length as Protocol Buffers do: seven bits a byte, the lowest first."""
+    parts = bytearray()
+    while n_bytes > 0x7F:
+        parts.append(n_bytes & 0x7F | 0x80)
+        n_bytes >>= 7
+    parts.append(n_bytes)
+    return bytes(parts)
+
+
 def _unary(
     handle: _Unary, kind: Any, trailers: _Trailers
 ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
     async def call(content: bytes, context: _Context) -> bytes:
         async def answer() -> bytes:
             response = await handle(_parse(kind, content), context)
-            encoded: bytes = response.SerializeToString()
+            encoded: bytes = (
+                response if isinstance(response, bytes) else response.SerializeToString()
+            )
             return encoded
 
         result = await attempt_async(answer(), at="call")

@@ -17,6 +17,7 @@ import asyncio
 import gc
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ def serve(
         # again, which took tens of milliseconds in the middle of serving.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(limits.INTERPRETER_SWITCH_S)
         uvloop.run(server.run(on_started))
 
 
