@@ -36,12 +36,16 @@ class _Cursor:
         # Of the next frame: where it is in the file, and its first position.
         self._n_bytes = 0
         self._at = -1
+        # What was read of the file and not all used, and where in the file it begins.
+        self._chunk = memoryview(b"")
+        self._chunk_at = 0
         self.position = position
         self.left: KeyedBatch | None = None
         self.is_at_end = False
         self.is_out_of_range = False
 
     def close(self) -> None:
+        self._chunk = memoryview(b"")
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -54,13 +58,26 @@ class _Cursor:
         while n_events < n_events_max:
             if self._handle < 0 and not self._open():
                 break
-            content = memoryview(os.pread(self._handle, limits.FILE_LOG_READ_BYTES, self._n_bytes))
+            content = self._content()
             n_before = len(found)
             used = self._take(content, found, n_events_max - n_events)
             n_events += sum(len(frame.lengths) for frame in found[n_before:])
-            if used == 0 and not self._go_on(content):
-                break
+            if used == 0:
+                # What looked torn may have been mended: it is read anew the next time.
+                self._chunk = memoryview(b"")
+                if not self._go_on(content):
+                    break
         return found
+
+    def _content(self) -> memoryview:
+        """Return bytes from the next frame on: a whole frame, or all that the file has."""
+        start = self._n_bytes - self._chunk_at
+        rest = self._chunk[start:] if start >= 0 else self._chunk[:0]
+        head = read_head(rest)
+        if head is None or head.n_bytes > len(rest):
+            rest = memoryview(os.pread(self._handle, limits.FILE_LOG_READ_BYTES, self._n_bytes))
+            self._chunk, self._chunk_at = rest, self._n_bytes
+        return rest
 
     def _take(self, content: memoryview, found: list[Frame], n_wanted: int) -> int:
         """Take whole frames out of what was read; return how many bytes they were."""
