@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from numba.core.dispatcher import Dispatcher
 from serving_rig import GOLDEN, Served, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -255,6 +257,28 @@ def _idle_state() -> object:
         n_rows=0, n_works=0, busy_for_s=0.0, heartbeat_age_s=0.0, is_alive=True, failure="",
         n_batches=0, n_rows_scored=0, n_late=0, n_refused={},
     )  # fmt: skip
+
+
+@pytest.mark.reliability("F15")
+def test_once_it_is_ready_nothing_is_left_to_compile(tmp_path: Path) -> None:
+    """Without a cache of kernels the first payment would wait for a compiler."""
+    with served(tmp_path, log=tmp_path / "log") as running:
+        running.wait_ready()
+        before = _compiled()
+        assert running.score(payment("first")).status == 200
+        running.score(payment("first"))
+        running.score(b"{}", payment("second"))
+        running.infer([[19.5, 1.0, 20.0, 60.0, 1.0]])
+        assert _compiled() == before
+
+
+def _compiled() -> dict[str, int]:
+    """Count the compiled forms of every kernel."""
+    kernels = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
+    return {
+        f"{kernel.py_func.__module__}.{kernel.py_func.__name__}": len(kernel.signatures)
+        for kernel in kernels
+    }
 
 
 @pytest.mark.reliability("F15")

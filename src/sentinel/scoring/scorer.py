@@ -20,13 +20,14 @@ from sentinel.features import Engine
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.stores.durable import RemoteStore
 from sentinel.monitoring.drift import DriftMonitor
-from sentinel.monitoring.log_records import LogRecords, feature_hashes
+from sentinel.monitoring.log_block import LogBlock
+from sentinel.monitoring.log_records import LogContext, LogRecords, feature_hashes
 from sentinel.monitoring.stages import StageTimer
 from sentinel.scoring.breaker import Event
 from sentinel.scoring.canary import CanaryPath, CanaryReport
 from sentinel.scoring.champion import GuardedChampion
 from sentinel.scoring.counts import Counts, RunningCounts
-from sentinel.scoring.decision import DecisionBatch, Outcome, Reason
+from sentinel.scoring.decision import DecisionBatch, Outcome, Reason, ServedBy, code_names
 from sentinel.scoring.encoding import encode
 from sentinel.scoring.governor import Governor
 from sentinel.scoring.guards import Rows, unanswered
@@ -174,6 +175,28 @@ class Scorer:
         self.timer.lap("metrics")
         self._is_broken = False
         return decisions
+
+    def rehearse(self, decisions: DecisionBatch) -> None:
+        """Do with decisions what :meth:`decide` does after them, and keep nothing of it.
+
+        What a decision needs is then compiled and loaded before the first one that counts.
+
+        Parameters
+        ----------
+        decisions : DecisionBatch
+            All of them decided.
+        """
+        tally_of(decisions)
+        if self.parts.reference is not None:
+            DriftMonitor(self.parts.reference).update(
+                decisions.features,
+                decisions.feature_status,
+                decisions.score,
+                decisions.outcome == _HELD,
+                now_s=0.0,
+            )
+        records = log_records(decisions, self._schema, decided_at_ms=self._clock.now_ms())
+        LogBlock(_no_context(self.parts), n_records_max=records.n_records).put(records)
 
     def score(self, raw: RawBatch) -> DecisionBatch:
         """Decode and decide; see :meth:`decide`."""
@@ -407,6 +430,22 @@ def log_records(
         source=events.raw.source,
         partition=events.raw.partition,
         positions=events.raw.positions[events.rows][rows],
+    )
+
+
+def _no_context(parts: ScorerParts) -> LogContext:
+    """Say what records share whom no log will hold."""
+    return LogContext(
+        release=parts.release,
+        release_digest=parts.release_digest,
+        environment_digest="",
+        execution_provider="",
+        thresholds={},
+        feature_names=parts.plan.names,
+        contract_hash="",
+        outcomes=code_names(Outcome),
+        served_by=code_names(ServedBy),
+        reasons=code_names(Reason),
     )
 
 

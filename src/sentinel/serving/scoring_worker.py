@@ -291,6 +291,7 @@ class ScoringWorker:
         )
         _check_identity(raw, decisions, _id_spans(decisions, release))
         lines = scorer.encode(decisions).split(b"\n")[:-1]
+        scorer.rehearse(decisions)
         return EventAnswers(lines, ((release.label, len(lines)),))
 
     # --- private -----------------------------------------------------------------------------
