@@ -8,7 +8,9 @@ demo: ## the main job, from transactions to guarded decisions
 	@.venv/bin/sentinel demo $(ARGS)
 
 test: ## every test
-	@tools/setup.sh requirements/dev.lock redis-server
+	@tools/setup.sh requirements/dev.lock redis-server default-jre-headless
+	@tools/setup.sh requirements/spark.lock
+	@tools/setup_kserve.sh
 	$(run) pytest -n 2 --dist worksteal $(ARGS)
 
 check: ## what a change must pass beside the tests: format, lint, types, layers, tidy, docs
@@ -30,8 +32,8 @@ bench: ## every benchmark, with its limit and its rival beside it
 
 lock: ## compile requirements/*.in to exact versions with hashes
 	@tools/setup.sh requirements/dev.lock
-	@for name in bootstrap dev train serve; do \
-	    case $$name in train|serve) agree="-c requirements/dev.lock";; *) agree=;; esac; \
+	@for name in bootstrap dev train serve spark kserve; do \
+	    case $$name in train|serve|spark) agree="-c requirements/dev.lock";; *) agree=;; esac; \
 	    .venv/bin/uv pip compile -q requirements/$$name.in $$agree -o requirements/$$name.lock \
 	        --python-version 3.11 --universal --generate-hashes --no-annotate \
 	        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" || exit 1; \

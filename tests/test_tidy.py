@@ -165,7 +165,7 @@ def test_every_file_with_a_kernel_is_in_the_cache_key() -> None:
     assert with_kernels == set(NATIVE_MODULES)
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "serve", "train", "dev"])
+@pytest.mark.parametrize("name", ["bootstrap", "serve", "train", "dev", "spark", "kserve"])
 def test_locks_pin_every_version_with_hashes(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.lock").read_text()
     requirements = re.findall(r"^[A-Za-z0-9][^\n]*", text, re.MULTILINE)
@@ -182,11 +182,11 @@ def test_locks_pin_every_version_with_hashes(name: str) -> None:
 def test_locks_agree_with_each_other() -> None:
     """One table of versions: what serves is what was trained with and tested."""
     versions = {}
-    for name in ("serve", "train", "dev"):
+    for name in ("serve", "train", "dev", "spark"):
         text = (ROOT / "requirements" / f"{name}.lock").read_text()
         pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;]+)( ;[^\\\n]*)?", text, re.MULTILINE)
         versions[name] = {(package, marker.strip()): version for package, version, marker in pins}
-    for smaller, larger in (("serve", "train"), ("train", "dev")):
+    for smaller, larger in (("serve", "train"), ("train", "dev"), ("serve", "spark")):
         names = {package for package, _ in versions[smaller]}
         here = {(p, v) for (p, _), v in versions[smaller].items()}
         there = {(p, v) for (p, _), v in versions[larger].items() if p in names}

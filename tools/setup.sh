@@ -48,7 +48,8 @@ fi
 [ -x $venv/bin/pip ] || $venv/bin/python -m ensurepip -q
 echo "setup: installing $(grep -c '==' "$lock") pinned packages from $lock"
 $venv/bin/pip install -q --require-hashes --disable-pip-version-check -r requirements/bootstrap.lock
-$venv/bin/uv pip install -q --require-hashes -r "$lock" --python $venv/bin/python
+# A source archive (PySpark) is built with what is installed, not with what it asks for.
+$venv/bin/uv pip install -q --no-build-isolation --require-hashes -r "$lock" --python $venv/bin/python
 $venv/bin/uv pip install -q --no-deps --no-build-isolation -e . --python $venv/bin/python
 echo "$wanted" >"$stamp"
 $venv/bin/python tools/warm_kernels.py
