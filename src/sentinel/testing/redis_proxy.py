@@ -31,7 +31,7 @@ class RedisProxy:
     cut_request_after, cut_reply_after : int
         Bytes, from the next byte on, after which the connection is closed; below 0: never.
     canned : bytes
-        Answered to every request that runs a script, which the server never sees; empty: none.
+        Answered to every request that loads or commits, which the server never sees; empty: none.
     n_canned : int
         How often.
     """
@@ -100,7 +100,7 @@ class RedisProxy:
                 continue
             if not content:
                 return
-            if self.canned and b"EVAL" in content:
+            if self.canned and (b"EVAL" in content or b"MULTI" in content):
                 self._swallow(client)
                 self.n_canned += 1
                 client.sendall(self.canned)

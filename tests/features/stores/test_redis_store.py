@@ -252,7 +252,7 @@ def test_password_is_asked_for_and_never_shown() -> None:
 
 COMMANDS = (
     "evalsha script|load info exists mget lrange scan unlink get set mset del append getrange "
-    "hget hset hmget hgetall rpush ltrim zadd zrange zremrangebyrank"
+    "hget hset hmget hgetall rpush ltrim zadd zrange zremrangebyrank watch unwatch multi exec"
 )
 
 

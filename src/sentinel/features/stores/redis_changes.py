@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.contract import EventBatch
+from sentinel.features.stores.redis_cache import Before
+
 Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """How a batch is taken back."""
+
+    before: Before
+    event_ids: Int64Array
+    feedback_ids: Int64Array
+    turns: tuple[int, int]
+    feedback_sequence: int
+
+
+def is_same(left: EventBatch, right: EventBatch) -> bool:
+    """Whether two batches hold the same rows of the same place."""
+    return left is right or (
+        left.names == right.names
+        and (left.raw.source, left.raw.partition) == (right.raw.source, right.raw.partition)
+        and np.array_equal(left.values, right.values)
+        and np.array_equal(left.raw.positions, right.raw.positions)
+    )
 
 
 def split_rows(rows: Int64Array) -> list[bytes]:

@@ -37,6 +37,11 @@ _DENYING = {"WRONGPASS", "NOAUTH", "NOPERM"}
 _packed = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 
+def packed(command: Sequence[Word]) -> bytes:
+    """Write a command as it goes over the wire."""
+    return _packed(tuple(command))
+
+
 class Patience:
     """How often a call is tried again, and how long nobody calls after a loss.
 
@@ -115,6 +120,9 @@ class RedisLink:
         self.deadline_ms = deadline_ms
         self._clock = clock or SystemClock()
         self.patience = Patience(self._clock, rng or random.Random())  # noqa: S311 -- jitter
+        # Of the next call, by what it is the continuation of.
+        self.n_tries_spent = 0
+        self.n_connections = 0
         self._socket: socket.socket | None = None
         self._reader = hiredis.Reader()
 
@@ -158,13 +166,48 @@ class RedisLink:
             lambda deadline: self._exchange_raw(request, buffer, is_whole, deadline), n_rows
         )
 
+    def call_once(self, request: bytes, n_replies: int, *, n_rows: int) -> list[Reply]:
+        """Send a request as it goes over the wire, on this connection or not at all, once.
+
+        Where it fails, the caller says whether that was a loss; a call made to find out is the
+        second try.
+
+        Raises
+        ------
+        SentinelError
+            As :meth:`call`, at the first reply that is an error.
+        """
+        if not self.patience.begin():
+            raise self._unreachable("a pause after a loss")
+        deadline = self.deadline_of(n_rows)
+
+        def exchange(deadline: float) -> list[Reply]:
+            if self._socket is None:
+                raise ConnectionResetError("a connection that was closed")
+            self._connected(deadline).sendall(request)
+            return self.receive(n_replies, deadline, judges=True)
+
+        try:
+            replies = self._attempt(exchange, deadline)
+        except SentinelError:
+            self.close()
+            self.n_tries_spent = 1
+            raise
+        self.patience.succeed()
+        self.n_tries_spent = 0
+        return replies
+
+    def deadline_of(self, n_rows: int) -> float:
+        """Say when a call that begins now must have ended."""
+        now_s = self._clock.monotonic_s()
+        return now_s + (self.deadline_ms + n_rows * limits.STORE_ROW_MS) / 1000
+
     def _tried(self, exchange: Callable[[float], list[Reply]], n_rows: int) -> list[Reply]:
         """Carry out an exchange, and again where it failed for reasons that pass."""
         if not self.patience.begin():
             raise self._unreachable("a pause after a loss")
-        now = self._clock.monotonic_s()
-        deadline = now + (self.deadline_ms + n_rows * limits.STORE_ROW_MS) / 1000
-        for n_tries in range(1, limits.STORE_TRIES_MAX + 1):
+        deadline = self.deadline_of(n_rows)
+        for n_tries in range(1 + self.n_tries_spent, limits.STORE_TRIES_MAX + 1):
             try:
                 replies = self._attempt(exchange, deadline)
             except SentinelError as error:
@@ -210,6 +253,7 @@ class RedisLink:
         if address.tls is not None:
             self._socket = address.tls.wrap_socket(link, server_hostname=address.host)
         self._reader = hiredis.Reader()
+        self.n_connections += 1
         greetings: list[Sequence[Word]] = []
         if address.password:
             greetings.append(("AUTH", *([address.user] if address.user else []), address.password))
@@ -281,8 +325,8 @@ class RedisLink:
         link = self._connected(deadline)
         link.sendall(b"".join(_packed(tuple(command)) for command in commands))
 
-    def receive(self, n_replies: int, deadline: float) -> list[Reply]:
-        """Read replies; errors of Redis are values.
+    def receive(self, n_replies: int, deadline: float, *, judges: bool = False) -> list[Reply]:
+        """Read replies; errors of Redis are values, or raised at once where it judges.
 
         Raises
         ------
@@ -295,6 +339,8 @@ class RedisLink:
         while len(replies) < n_replies:
             reply = reader.gets()
             if reply is not False:
+                if judges and isinstance(reply, hiredis.ReplyError):
+                    self.judge(str(reply))
                 replies.append(reply)
                 continue
             link.settimeout(self._left_s(deadline))

@@ -30,6 +30,7 @@ from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.redis_address import is_cluster
 from sentinel.features.stores.redis_cache import RowCache, Values
 from sentinel.features.stores.redis_cluster_link import ClusterLink, slot_of
+from sentinel.features.stores.redis_commit import transaction, watched
 from sentinel.features.stores.redis_link import RedisLink, Reply, Word
 from sentinel.features.stores.redis_rows import remember_ids
 from sentinel.features.stores.redis_script import COMMIT, CREATE, LOAD, Change, Keys, digest_of
@@ -112,6 +113,8 @@ class RedisReplica(RowCache):
         self._must_load = True
         self._must_load_all = True
         self._answers: dict[Partition, list[Answers]] = {}
+        # The connection that watches the head, and the version that it had.
+        self._watched = (0, b"")
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -199,8 +202,10 @@ class RedisReplica(RowCache):
         return reply
 
     def _commit(self, change: Change) -> tuple[bytes, bytes]:
-        """Run the commit function: its word, and the version it made or found."""
-        keys = change.keys(self._keys)
+        """Commit as a whole or not at all: the word for it, and the version made or found."""
+        if isinstance(self.link, RedisLink):
+            return self._commit_whole(self.link, change)
+        keys: list[Word] = list(self._keys.fixed(change.where))
         if self._shards is not None and self._shards.unwritten:
             reply = self._commit_with_rows(self._shards, change, keys)
         else:
@@ -209,6 +214,25 @@ class RedisReplica(RowCache):
         if not isinstance(status, bytes) or not isinstance(version, bytes):
             return b"", b""
         return status, version
+
+    def _commit_whole(self, link: RedisLink, change: Change) -> tuple[bytes, bytes]:
+        """Commit to one node, if the head has not been touched since its version was read."""
+        if self._watched != (link.n_connections, change.expected):
+            _, _, found = link.call([["UNWATCH"], *watched(self._keys)])
+            if found != change.expected:
+                return b"moved", found if isinstance(found, bytes) else b""
+        connection = link.n_connections
+        self._watched = (0, b"")
+        request, n_replies = transaction(change, self._keys, self._ttls_ms)
+        *_, done, _, found = link.call_once(request, n_replies, n_rows=change.n_rows)
+        now = found if isinstance(found, bytes) else b""
+        if not isinstance(done, list):
+            return b"moved", now
+        for reply in done:
+            if isinstance(reply, Exception):
+                link.judge(str(reply))
+        self._watched = (connection, now)
+        return b"done", change.version
 
     def _commit_with_rows(self, shards: Shards, change: Change, keys: list[Word]) -> Reply:
         """Commit, and write the rows of the commit before it, in one round trip."""
@@ -248,10 +272,13 @@ class RedisReplica(RowCache):
             self._renew_changed(chain)
         self._version, self._next, self._turns = loaded.version, loaded.positions, loaded.turns
         self._answers.clear()
-        number = loaded.writer.split(b" ")[0]
-        if self._unsure is not None and number == b"%d" % self._unsure.number:
+        if self._unsure is not None and self._was_committed(self._unsure, loaded):
             self._settled, self._unsure = self._unsure, None
         self._must_load = self._must_load_all = False
+
+    def _was_committed(self, commit: Commit, loaded: Loaded) -> bool:
+        """Whether a commit whose answer was lost is in the state."""
+        return loaded.writer.split(b" ")[0] == b"%d" % commit.number
 
     def _load_shards(self, shards: Shards, loaded: Loaded) -> None:
         """Finish what others left; a head that is behind its rows, and stays there, went back."""

@@ -1,4 +1,4 @@
-"""The two functions that Redis runs: commit a batch as a whole or not at all, and load what is new.
+"""The functions that Redis runs: commit in a Cluster, load what is new; and the names of keys.
 
 Keys of a store, all with one hash tag::
 
@@ -75,27 +75,6 @@ end
 local dropped = tonumber(take())
 if dropped > 0 then redis.call('ZREMRANGEBYRANK', KEYS[5], 0, dropped - 1) end
 for _ = 1, tonumber(take()) do redis.call('ZADD', KEYS[5], take(), take()) end
-local row = 11
-for _ = 1, tonumber(take()) do
-  local ttl, count = take(), tonumber(take())
-  if ttl ~= '0' then
-    for _ = 1, count do
-      row = row + 1
-      redis.call('SET', KEYS[row], take(), 'PX', ttl)
-    end
-  else
-    while count > 0 do
-      local pairs_, n = {}, math.min(count, 1000)
-      for i = 1, n do
-        row = row + 1
-        pairs_[2 * i - 1] = KEYS[row]
-        pairs_[2 * i] = take()
-      end
-      redis.call('MSET', unpack(pairs_))
-      count = count - n
-    end
-  end
-end
 return {'done', version}
 """
 
@@ -157,6 +136,9 @@ return {'done', ''}
 def digest_of(script: str) -> str:
     """Name a script as Redis does."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +245,8 @@ class Change:
     n_pending_dropped : int
     pending : list of (int, bytes)
         Known-at and content.
-    rows : list of (int, list of bytes, list of bytes)
-        Time to live (0: none), keys, values.
+    rows : list of (int, ndarray, ndarray)
+        For a single node: entity type, keys, rows.
     """
 
     expected: bytes
@@ -285,16 +267,12 @@ class Change:
     n_unfinished: int = 0
     n_pending_dropped: int = 0
     pending: list[tuple[int, bytes]] = field(default_factory=list)
-    rows: list[tuple[int, list[bytes], list[bytes]]] = field(default_factory=list)
+    rows: list[tuple[int, Int64Array, Int64Array]] = field(default_factory=list)
 
     @property
     def n_rows(self) -> int:
         """How many rows travel."""
         return sum(len(keys) for _, keys, _ in self.rows) + len(self.intent) // 1024
-
-    def keys(self, keys: Keys) -> list[Word]:
-        """Return all keys, rows last."""
-        return [*keys.fixed(self.where), *(key for _, keys, _ in self.rows for key in keys)]
 
     def arguments(self) -> list[Word]:
         """Return the arguments in the order in which the script takes them."""
@@ -312,8 +290,4 @@ class Change:
         words += (self.n_pending_dropped, len(self.pending))
         for known_at_ms, content in self.pending:
             words += (known_at_ms, content)
-        words.append(len(self.rows))
-        for ttl_ms, _, values in self.rows:
-            words += (ttl_ms, len(values))
-            words += values
         return words

@@ -1,8 +1,8 @@
 """The shared engine: state in Redis, one compare-and-set a batch, the same kernel.
 
 The process holds a cache of rows, valid as of one version of the state. A batch is advanced in
-the cache by the kernel that every engine uses; then one function in Redis writes the changed rows,
-event ids, positions and scalars, if and only if the state still has that version. So batches
+the cache by the kernel that every engine uses; then one transaction in Redis writes the changed
+rows, event ids, positions and scalars, if and only if the state still has that version. So batches
 of all writers have one order, and the state is that of an engine in memory that was fed in it.
 
 Commit steps of ``advance``, and what a crash after each means:
@@ -10,7 +10,7 @@ Commit steps of ``advance``, and what a crash after each means:
 1. rows that are not held are read (none, where the entities were seen by this process): nothing
    happened.
 2. the batch is applied in the cache: nothing happened.
-3. the commit function runs in Redis: the batch is in the state, with its positions and its
+3. the commit runs in Redis: the batch is in the state, with its positions and its
    vectors; how safe it is there is the choice of Redis' own log. A source that reads it again
    gets the vectors that were given, for the last ``STORE_ANSWERS_KEPT`` commits.
 4. the reply arrives and the batch is answered: as 3. Where it does not arrive, the writer's last
@@ -43,8 +43,9 @@ from sentinel.features.layout import (
 from sentinel.features.matrix import STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.records import select_rows
-from sentinel.features.stores.redis_cache import Before, RowCache
-from sentinel.features.stores.redis_changes import id_changes, split_rows
+from sentinel.features.stores.redis_cache import RowCache
+from sentinel.features.stores.redis_changes import Undo, id_changes, is_same
+from sentinel.features.stores.redis_link import RedisLink
 from sentinel.features.stores.redis_replica import Commit, Partition, RedisReplica, parts_of
 from sentinel.features.stores.redis_script import EVENT_IDS, FEEDBACK_IDS, Change
 from sentinel.features.stores.redis_state import encode_answers, encode_changes, encode_pending
@@ -117,17 +118,6 @@ class StoreCounts:
     redone: int = 0
     stale_events: int = 0
     unapplied_events: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Undo:
-    """How a batch is taken back."""
-
-    before: Before
-    event_ids: Int64Array
-    feedback_ids: Int64Array
-    turns: tuple[int, int]
-    feedback_sequence: int
 
 
 class RedisStore(RedisReplica):
@@ -324,6 +314,8 @@ class RedisStore(RedisReplica):
         """
         end_s = self._clock.monotonic_s() + self.settings.wait_s
         while True:
+            if isinstance(self.link, RedisLink):
+                self.link.n_tries_spent = 0
             try:
                 self._drain()
                 matrix = self._transact(batch, is_feedback=is_feedback)
@@ -340,6 +332,7 @@ class RedisStore(RedisReplica):
     def _transact(self, batch: EventBatch, *, is_feedback: bool) -> FeatureMatrix | None:
         """Apply a batch exactly once, whoever else writes."""
         number = self._number_for(batch)
+        has_lost = False
         for _ in range(limits.STORE_REDO_MAX):
             if self._must_load:
                 self._load()
@@ -351,7 +344,13 @@ class RedisStore(RedisReplica):
             is_new = self._is_new(batch)
             if batch.n_rows and not is_new.any():
                 return None if is_feedback else self._answer_again(batch, ~is_new)
-            is_done, matrix = self._attempt(number, batch, is_new, is_feedback=is_feedback)
+            try:
+                is_done, matrix = self._attempt(number, batch, is_new, is_feedback=is_feedback)
+            except SentinelError as error:
+                if not self._goes_on_after(error, batch.n_rows, is_second=has_lost):
+                    raise
+                has_lost = True
+                continue
             if is_done:
                 return matrix
             self.store_counts.redone += 1
@@ -363,10 +362,22 @@ class RedisStore(RedisReplica):
             hint="Use fewer writers for one store, or larger batches.",
         )
 
+    def _goes_on_after(self, error: SentinelError, n_rows: int, *, is_second: bool) -> bool:
+        """Whether a commit that may have been lost is looked up at once: one try of three."""
+        link = self.link
+        if not isinstance(link, RedisLink) or link.n_tries_spent != 1:
+            return False
+        if error.code is ErrorCode.STORE_UNREACHABLE:
+            deadline = link.deadline_of(n_rows)
+            if not is_second and link.patience.waits_for_another(1, deadline):
+                return True
+            link.patience.lose()
+        return False
+
     def _number_for(self, batch: EventBatch) -> int:
         """Give a commit its number; a batch that comes again after an unsure commit keeps it."""
         for known in (self._unsure, self._settled):
-            if known is not None and _is_same(known.batch, batch):
+            if known is not None and is_same(known.batch, batch):
                 return known.number
         self._settled = None
         self._number += 1
@@ -427,7 +438,7 @@ class RedisStore(RedisReplica):
     def _n_version(self) -> int:
         return int(self._version.split(b":")[0])
 
-    def _advance(self, events: EventBatch, change: Change) -> tuple[FeatureMatrix, _Undo]:
+    def _advance(self, events: EventBatch, change: Change) -> tuple[FeatureMatrix, Undo]:
         """Advance in the cache, and write down what that changed."""
         keys = self.keys_of(events)
         self.bring_in(keys, self._fetch, self.settings.rows_held_max)
@@ -450,14 +461,12 @@ class RedisStore(RedisReplica):
             change.n_unfinished = 1 + len(self._shards.unwritten)
         else:
             change.rows = [
-                (self._ttls_ms[entity], self._keys.row_keys(entity, found), split_rows(rows))
-                for entity, (found, rows) in enumerate(changed)
-                if len(found)
+                (entity, found, rows) for entity, (found, rows) in enumerate(changed) if len(found)
             ]
         self._finish(change)
-        return matrix, _Undo(before, ids, ids[:0], turns, self._feedback_sequence)
+        return matrix, Undo(before, ids, ids[:0], turns, self._feedback_sequence)
 
-    def _learn(self, feedback: EventBatch, change: Change) -> _Undo:
+    def _learn(self, feedback: EventBatch, change: Change) -> Undo:
         """Put feedback into the queue, and write down what that changed."""
         before = self.note([np.empty(0, dtype=np.int64) for _ in self._ttls_ms])
         turns, sequence = self._turns, self._feedback_sequence
@@ -470,7 +479,7 @@ class RedisStore(RedisReplica):
         self._feedback_sequence += len(ids)
         change.changed = encode_changes(change.version, before.keys)
         self._finish(change)
-        return _Undo(before, ids[:0], ids, turns, sequence)
+        return Undo(before, ids[:0], ids, turns, sequence)
 
     def _finish(self, change: Change) -> None:
         change.turns = self._turns
@@ -478,7 +487,7 @@ class RedisStore(RedisReplica):
         if change.n_pending_dropped or change.pending:
             change.pending_mark = change.version
 
-    def _take_back(self, undo: _Undo) -> None:
+    def _take_back(self, undo: Undo) -> None:
         if not self.undo(undo.before, undo.event_ids, undo.feedback_ids):
             self._must_load_all = True
         self._turns = undo.turns
@@ -585,12 +594,3 @@ class RedisStore(RedisReplica):
         matrix.status[:] = STALE
         matrix.is_duplicate[:] = False
         return matrix
-
-
-def _is_same(left: EventBatch, right: EventBatch) -> bool:
-    return left is right or (
-        left.names == right.names
-        and (left.raw.source, left.raw.partition) == (right.raw.source, right.raw.partition)
-        and np.array_equal(left.values, right.values)
-        and np.array_equal(left.raw.positions, right.raw.positions)
-    )

@@ -64,6 +64,31 @@ def ask_for(item: Bytes, entity: int, keys: Int64Array) -> Bytes:
     return request
 
 
+@native
+def set_rows(start: Bytes, middle: Bytes, end: Bytes, keys: Int64Array, rows: Int64Array) -> Bytes:
+    """Write a command for each row: ``start``, key, ``middle``, row, ``end``."""
+    n_words = rows.shape[1]
+    n_bytes = len(start) + 8 + len(middle) + 8 * n_words + len(end)
+    request = np.empty(n_bytes * len(keys), dtype=np.uint8)
+    for i in range(len(keys)):
+        at = i * n_bytes
+        request[at : at + len(start)] = start
+        at += len(start)
+        key = np.uint64(keys[i])
+        for b in range(8):
+            request[at + b] = np.uint8((key >> np.uint64(8 * b)) & np.uint64(0xFF))
+        at += 8
+        request[at : at + len(middle)] = middle
+        at += len(middle)
+        for w in range(n_words):
+            word = np.uint64(rows[i, w])
+            for b in range(8):
+                request[at + b] = np.uint8((word >> np.uint64(8 * b)) & np.uint64(0xFF))
+            at += 8
+        request[at : at + len(end)] = end
+    return request
+
+
 class Where(NamedTuple):
     """Where rows of one entity type lie in the arena: one after the other from ``first`` on."""
 
