@@ -114,8 +114,10 @@ def parse_store(text: str, *, at: str = "--store", durability: str | None = None
     if text.startswith("@"):
         path = Path(text[1:])
         content = read_bounded(path, n_bytes_max=limits.STORE_ADDRESS_BYTES_MAX)
-        text, at = content.decode("utf-8", "replace").strip(), str(path)
-    choice = _parsed(text, at)
+        # What a file of secrets holds is not shown, whatever it is.
+        choice = _parsed(content.decode("utf-8", "replace").strip(), str(path), is_shown=False)
+    else:
+        choice = _parsed(text, at)
     if durability is None:
         return choice
     if choice.kind is not StoreKind.EMBEDDED:
@@ -129,7 +131,7 @@ def parse_store(text: str, *, at: str = "--store", durability: str | None = None
     return StoreChoice(kind=choice.kind, folder=choice.folder, durability=durability)
 
 
-def _parsed(text: str, at: str) -> StoreChoice:
+def _parsed(text: str, at: str, *, is_shown: bool = True) -> StoreChoice:
     if text == StoreKind.MEMORY:
         return IN_MEMORY
     scheme, colon, rest = text.partition(":")
@@ -141,7 +143,8 @@ def _parsed(text: str, at: str) -> StoreChoice:
             raise _invalid(at, f"?{', '.join(sorted(_QUERY))}", f"?{unknown[0]}=", "")
         return StoreChoice(kind=StoreKind.REDIS, url=text, name=query.get("name", [""])[-1])
     hint = "" if colon or not text else f"A folder is written embedded:{text}."
-    raise _invalid(at, _EXPECTED, without_password(text), hint)
+    got = without_password(text) if is_shown else "something else"
+    raise _invalid(at, _EXPECTED, got, hint if is_shown else "")
 
 
 def _invalid(at: str, expected: str, got: str, hint: str) -> SentinelError:
