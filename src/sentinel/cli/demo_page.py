@@ -104,7 +104,7 @@ def closing_page(
         _numbers(session, report, seconds),
         _outcomes(report),
         _quality_table(seen, labels),
-        _flagged_table(seen, labels),
+        _flagged_table(seen, labels, _reasons(session, seen)),
         status_panel(status_of(session)),
     ]
 
@@ -130,8 +130,9 @@ def closing_data(
                 "outcome": each.outcome,
                 "is_fraud": seen.is_fraud(labels, each),
                 "features": each.features,
+                "reasons": reasons,
             }
-            for each in seen.flagged()
+            for each, reasons in zip(seen.flagged(), _reasons(session, seen), strict=True)
         ],
         "status": status_of(session).to_data(),
         "seconds": dict(seconds),
@@ -193,8 +194,21 @@ def _quality_table(seen: DecisionWatch, labels: Labels) -> RenderableType:
     )
 
 
-def _flagged_table(seen: DecisionWatch, labels: Labels) -> RenderableType:
-    """Put the flagged payments side by side: what they are, and what was known of them."""
+def _reasons(session: Session, seen: DecisionWatch) -> list[list[str]]:
+    """Say in words why each of the flagged payments was flagged."""
+    from sentinel.release.explaining import open_explainer
+    from sentinel.scoring.explanation import Absence
+
+    explainer = open_explainer(session.loaded)
+    found = [explainer.explain(each.scored)[0] for each in seen.flagged()]
+    return [
+        [] if isinstance(each, Absence) else [reason.words for reason in each.reasons]
+        for each in found
+    ]
+
+
+def _flagged_table(seen: DecisionWatch, labels: Labels, reasons: list[list[str]]) -> RenderableType:
+    """Put the flagged payments side by side: what they are, why, and what was known of them."""
     flagged = seen.flagged()
     known = {True: "fraud", False: "genuine", None: "nobody knows yet"}
     rows: list[list[str]] = [
@@ -202,6 +216,9 @@ def _flagged_table(seen: DecisionWatch, labels: Labels) -> RenderableType:
         ["outcome", *(each.outcome for each in flagged)],
         ["verdict, later", *(known[seen.is_fraud(labels, each)] for each in flagged)],
     ]
+    for place in range(max(map(len, reasons), default=0)):
+        words = [each[place] if place < len(each) else "" for each in reasons]
+        rows.append(["why" if place == 0 else "", *words])
     names = list(flagged[0].event_fields) if flagged else []
     rows += [[name, *(each.event_fields[name] for each in flagged)] for name in names]
     features = list(flagged[0].features) if flagged else []

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sentinel.contract import ContractSchema, FieldKind, TimeUnit
 from sentinel.features.matrix import PRESENT
 from sentinel.scoring import DecisionBatch, Outcome
+from sentinel.scoring.explanation import ScoredRows
 
 if TYPE_CHECKING:
     from sentinel.training.labels import Labels, Verdicts
@@ -34,6 +35,8 @@ class Flagged:
     event_fields : dict of str to str
     features : dict of str to float or None
         None where there was nothing to compute it from.
+    scored : ScoredRows
+        The one row, as it was scored.
     """
 
     event_id: str
@@ -42,6 +45,7 @@ class Flagged:
     outcome: str
     event_fields: dict[str, str]
     features: dict[str, float | None]
+    scored: ScoredRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,13 @@ class DecisionWatch:
                 else None
                 for i, name in enumerate(names)
             },
+            scored=ScoredRows(
+                values=decisions.features,
+                status=decisions.feature_status,
+                score=decisions.score.astype(np.float64),
+                outcome=decisions.outcome,
+                served_by=decisions.served_by,
+            ).row(row),
         )
 
 
