@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.choice import parse_store
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
 from sentinel.serving.swap import TABLE, Place, Step
+from sentinel.serving.work import Answers, Kind, Piece, TensorAnswers, Work
 
 Trials = Iterable[int]
 ROW = [19.5, 1.0, 20.0, 60.0, 0.2]
@@ -208,7 +210,7 @@ def test_switches_and_rollbacks_under_load_fail_nobody(tmp_path: Path, trials: T
     """No request fails, scores are those of the release that is named, resources stay flat."""
     process = psutil.Process()
     sizes = []
-    with swapping(tmp_path, log=tmp_path / "log") as running, Callers(running) as callers:
+    with swapping(tmp_path) as running, Callers(running) as callers:
         for turn in trials:
             other = "1.3.0" if running.plane.current.version == "1.2.0" else "1.2.0"
             found = running.stage(other)
@@ -217,7 +219,8 @@ def test_switches_and_rollbacks_under_load_fail_nobody(tmp_path: Path, trials: T
             assert running.operate("releases/rollback", because=f"turn {turn}").status == 200
             assert running.operate("releases/rollback", because=f"turn {turn}").status == 200
             memory = process.memory_info().rss
-            sizes.append((memory, process.num_fds(), process.num_threads()))
+            counted = process.num_fds(), process.num_threads(), callers.n_answers
+            sizes.append((memory, *counted))
     assert callers.wrong == []
     assert callers.n_answers > 10
     assert callers.served == {OLD, NEW}
@@ -225,7 +228,70 @@ def test_switches_and_rollbacks_under_load_fail_nobody(tmp_path: Path, trials: T
     first, last = settled[0], settled[-1]
     assert last[1] <= first[1] + 4
     assert last[2] <= first[2] + 4
-    assert last[0] <= first[0] * 1.1
+    # Decisions are remembered, up to a bound: some kilobytes for each answer of these seconds.
+    assert last[0] <= first[0] * 1.1 + 4096 * (last[3] - first[3])
+
+
+@pytest.mark.reliability("E12", t1=16, t2=100, t3=500)
+def test_releases_that_have_gone_leave_nothing_behind(tmp_path: Path, trials: Trials) -> None:
+    process = psutil.Process()
+    sizes = []
+    with swapping(tmp_path) as running:
+        for turn in trials:
+            running.stage("1.3.0" if turn % 2 == 0 else "1.2.0")
+            assert running.operate("releases/switch", because="").status == 200
+            sizes.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
+    first, last = sizes[len(sizes) // 2], sizes[-1]
+    assert last[0] <= first[0] * 1.02
+    assert last[1] <= first[1] + 4  # a connection of the canary may be open just now
+    assert last[2] <= first[2] + 1
+
+
+def test_rows_of_features_are_answered_by_the_release_they_were_admitted_under(
+    tmp_path: Path,
+) -> None:
+    """A batch that was formed around a switch: each request whole, by its own release."""
+    with swapping(tmp_path) as running:
+        running.stage("1.3.0")
+        swap = running.server.swap
+        assert swap is not None
+        old, new = running.plane.current, swap.staged()
+        assert new is not None
+        values = np.array([ROW, [900.0, 3.0, 20.0, 5.0, 0.01]], dtype=np.float32)
+        works = [
+            Work(
+                kind=Kind.TENSOR,
+                n_rows=2,
+                tenant="t",
+                deadline_s=float("inf"),
+                reply=lambda _: None,
+                values=values,
+                release=release,
+            )
+            for release in (old, old, new, old, new)
+        ]
+        found: Future[list[Answers]] = Future()
+        worker = running.plane.batcher._worker
+        running.plane.batcher.call(
+            lambda: found.set_result(worker.run([Piece(work, 0, 2) for work in works]))
+        )
+        answers = [answer for answer in found.result(20) if isinstance(answer, TensorAnswers)]
+        assert [each.version for each in answers] == ["1.2.0", "1.2.0", "1.3.0", "1.2.0", "1.3.0"]
+        for work, answer in zip(works, answers, strict=True):
+            assert work.release is not None
+            known = work.release.scorer.champion._path.champion(values)
+            assert answer.scores == known.tolist()
+
+
+def test_a_person_who_trips_the_breaker_is_not_overruled(tmp_path: Path) -> None:
+    """A young release whose champion a person has shut off stays: the fallback answers."""
+    with swapping(tmp_path) as running:
+        running.stage("1.3.0")
+        running.operate("releases/switch", because="")
+        assert running.operate("breaker/trip", because="a drill").status == 200
+        running.wait_until(lambda: "latched" in str(running.plane.health().causes))
+        assert _in_service(running) == NEW
+        assert running.operate("releases").json()["taken_back"] == ""
 
 
 def test_decisions_are_logged_with_the_release_that_made_them(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ class OperatorRoutes:
                 ErrorCode.REQUEST_INVALID, at="because", expected="a reason", got="nothing"
             )
         scorer = self._plane.current.scorer
+        self._swap.end_watch()
         # Straight to the breaker, which any thread may call: a champion that hangs holds the
         # scoring thread, and must not hold this.
         scorer.force(Event.FORCE_OPEN, cause=f"{who}: {body.because}")

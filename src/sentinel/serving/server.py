@@ -170,6 +170,7 @@ class Server:
         try:
             await self._serve(plane, self.swap, HttpDoor(routes), calls, operations, on_started)
         finally:
+            self.swap.close()
             batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
             operations.stop()
 

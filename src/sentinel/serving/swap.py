@@ -292,6 +292,16 @@ class Swap:
             )
         return report | {"operations": self.operations("shadow")}
 
+    def end_watch(self) -> None:
+        """Leave the release in service to people: one of them has acted on it."""
+        self._watch_until_s = float("-inf")
+
+    def close(self) -> None:
+        """End what runs beside serving."""
+        shadow, self._worker.shadow = self._worker.shadow, None
+        if shadow is not None:
+            shadow.stop()
+
     def status(self) -> dict[str, object]:
         """Say what is in service, kept and staged, and what was done by whom."""
         with self._lock:
