@@ -17,6 +17,7 @@ import pytest
 from serving_rig import MODEL, Served, payment
 
 from sentinel.core import limits
+from sentinel.serving.grpc_door import _host
 from sentinel.serving.grpc_messages import message
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -170,6 +171,20 @@ def test_calls_that_are_cancelled_leave_nothing_behind(
         future.cancel()
     server.wait_until(lambda: server.plane.load().n_works == 0)
     _is_whole(channel, "after-cancel")
+
+
+@pytest.mark.parametrize(
+    ("peer", "tenant"),
+    [
+        ("ipv4:10.1.2.3:50123", "10.1.2.3"),
+        ("ipv6:%5B::1%5D:50123", "::1"),
+        ("ipv6:[2001:db8::7]:1", "2001:db8::7"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_one_address_is_one_tenant_at_both_doors(peer: str, tenant: str) -> None:
+    """Or whoever asks at both would get two shares."""
+    assert _host(peer) == tenant
 
 
 def test_the_bomb_is_one() -> None:

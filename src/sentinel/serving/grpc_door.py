@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -19,6 +20,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving import load_report, tensors
 from sentinel.serving.access import Access, Scope
 from sentinel.serving.attempt import attempt, attempt_async
+from sentinel.serving.fronts.door_plane import DoorPlane
 from sentinel.serving.grpc_messages import (
     FILES,
     HEALTH_SERVICE,
@@ -31,7 +33,7 @@ from sentinel.serving.grpc_messages import (
     message,
 )
 from sentinel.serving.http_message import error_data
-from sentinel.serving.plane import Limit, Plane
+from sentinel.serving.plane import Limit
 from sentinel.serving.queue_of_rows import OverloadedError
 from sentinel.serving.settings import ServerSettings
 from sentinel.serving.status_codes import GRPC_STATUS
@@ -63,21 +65,23 @@ class GrpcDoor:
 
     Parameters
     ----------
-    plane : Plane
+    plane : DoorPlane
     access : Access
     timeout_ms : int
         Deadline of a call that has none.
     """
 
-    def __init__(self, plane: Plane, access: Access, *, timeout_ms: int) -> None:
+    def __init__(self, plane: DoorPlane, access: Access, *, timeout_ms: int) -> None:
         self._plane = plane
         self._access = access
         self._timeout_s = timeout_ms / 1000
         self._server: grpc.aio.Server | None = None
         self._trailer = load_report.Trailer(plane.load)
 
-    async def start(self, settings: ServerSettings, tls: Tls | None = None) -> int:
-        """Listen; return the port.
+    async def start(
+        self, settings: ServerSettings, tls: Tls | None = None, *, is_shared: bool = False
+    ) -> int:
+        """Listen; return the port. A shared one may have other processes behind it.
 
         Raises
         ------
@@ -89,7 +93,7 @@ class GrpcDoor:
                 ("grpc.max_receive_message_length", limits.REQUEST_BODY_BYTES_MAX),
                 ("grpc.max_concurrent_streams", _STREAMS_MAX),
                 ("grpc.max_metadata_size", limits.REQUEST_HEAD_BYTES_MAX),
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(is_shared)),
             ]
         )
         server.add_generic_rpc_handlers(tuple(self._handlers()))
@@ -467,8 +471,8 @@ def _answer(kind: str, /, **fields: object) -> _Proto:
 
 
 def _host(peer: str) -> str:
-    """Leave the port out of a peer: its connections are one tenant."""
-    return peer.rpartition(":")[0] or peer
+    """Leave family and port out of a peer: its connections at both doors are one tenant."""
+    return unquote(peer.partition(":")[2]).rpartition(":")[0].strip("[]") or peer
 
 
 def _invalid(at: str, expected: str, got: object) -> SentinelError:
