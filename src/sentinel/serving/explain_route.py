@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,11 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.matrix import PRESENT
 from sentinel.scoring.explanation import ScoredRows
 from sentinel.serving.explanations import Answer
-from sentinel.serving.http_message import HttpResponse
-from sentinel.serving.plane import Limit, Plane
+from sentinel.serving.fronts.door_plane import Told
 from sentinel.serving.work import Result, TensorAnswers, Work
 
-Respond = Callable[[HttpResponse | SentinelError], None]
+if TYPE_CHECKING:
+    from sentinel.serving.plane import Limit, Plane
 
 
 def explain_tensors(
@@ -31,9 +32,9 @@ def explain_tensors(
     limit: Limit,
     *,
     request_id: str | None,
-    respond: Respond,
+    told: Told,
 ) -> Work:
-    """Score rows, explain them, and respond once, in the loop that calls this.
+    """Score rows, explain them, and tell the JSON of it once, in the loop that calls this.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def explain_tensors(
         Its time is for both: scoring and explaining.
     request_id : str or None
         Echoed.
-    respond : callable
+    told : callable
 
     Raises
     ------
@@ -61,23 +62,22 @@ def explain_tensors(
             got=len(values),
         )
     loop = asyncio.get_running_loop()
-    once = _Once(respond)
+    once = _Once(told)
     timer = loop.call_later(limit.timeout_s, lambda: once(_late(limit)))
 
-    def told(answers: Sequence[Answer]) -> None:
-        response = _response(answers, release.label, request_id)
-        loop.call_soon_threadsafe(finish, response)
+    def explained(answers: Sequence[Answer]) -> None:
+        loop.call_soon_threadsafe(finish, _document(answers, release.label, request_id))
 
-    def finish(response: HttpResponse | SentinelError) -> None:
+    def finish(found: bytes | SentinelError) -> None:
         timer.cancel()
-        once(response)
+        once(found)
 
     def scored(result: Result) -> None:
         if not isinstance(result, TensorAnswers):
             finish(result if isinstance(result, SentinelError) else _late(limit))
             return
         try:
-            desk.explain(release.loaded, _rows(values, result), told)
+            desk.explain(release.loaded, _rows(values, result), explained)
         except SentinelError as error:
             finish(error)
 
@@ -89,15 +89,15 @@ def explain_tensors(
 
 
 class _Once:
-    """Responds the first time and never again."""
+    """Tells the first time and never again."""
 
-    def __init__(self, respond: Respond) -> None:
-        self._respond: Respond | None = respond
+    def __init__(self, told: Told) -> None:
+        self._told: Told | None = told
 
-    def __call__(self, response: HttpResponse | SentinelError) -> None:
-        respond, self._respond = self._respond, None
-        if respond is not None:
-            respond(response)
+    def __call__(self, found: bytes | SentinelError) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(found)
 
 
 def _rows(values: npt.NDArray[np.float32], answers: TensorAnswers) -> ScoredRows:
@@ -110,7 +110,7 @@ def _rows(values: npt.NDArray[np.float32], answers: TensorAnswers) -> ScoredRows
     )
 
 
-def _response(answers: Sequence[Answer], label: str, request_id: str | None) -> HttpResponse:
+def _document(answers: Sequence[Answer], label: str, request_id: str | None) -> bytes:
     name, _, version = label.rpartition("@")
     explanations = [
         json.loads(answer) if isinstance(answer, bytes) else {"absence": answer}
@@ -122,7 +122,7 @@ def _response(answers: Sequence[Answer], label: str, request_id: str | None) -> 
     if request_id is not None:
         document["id"] = request_id
     document["explanations"] = explanations
-    return HttpResponse(200, json.dumps(document, allow_nan=False).encode())
+    return json.dumps(document, allow_nan=False).encode()
 
 
 def _late(limit: Limit) -> SentinelError:

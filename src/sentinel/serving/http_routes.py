@@ -16,7 +16,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.serving import load_report
 from sentinel.serving.access import Access, Scope
-from sentinel.serving.explain_route import explain_tensors
+from sentinel.serving.fronts.door_plane import DoorPlane, Told
 from sentinel.serving.http_message import (
     JSON,
     NDJSON,
@@ -26,8 +26,7 @@ from sentinel.serving.http_message import (
     error_response,
     json_response,
 )
-from sentinel.serving.openapi import openapi_document
-from sentinel.serving.plane import Limit, Plane
+from sentinel.serving.plane import Limit
 from sentinel.serving.tensor_answer import encode_infer
 from sentinel.serving.tensors import InferRequest, read_infer
 from sentinel.serving.work import EventAnswers, Reply, Result, TensorAnswers, Work
@@ -49,7 +48,7 @@ class HttpRoutes:
 
     Parameters
     ----------
-    plane : Plane
+    plane : DoorPlane
     access : Access
     timeout_ms : int
         Deadline of a request that names none.
@@ -64,7 +63,7 @@ class HttpRoutes:
 
     def __init__(
         self,
-        plane: Plane,
+        plane: DoorPlane,
         access: Access,
         *,
         timeout_ms: int = limits.REQUEST_TIMEOUT_MS_DEFAULT,
@@ -190,20 +189,31 @@ class HttpRoutes:
 
         return events, limit, reply
 
-    def _decision(self, request: HttpRequest) -> HttpResponse:
+    def _decision(self, request: HttpRequest) -> None:
         self._require(request, Scope.READ)
         raw = unquote_to_bytes(request.path[len(_DECISIONS) :])
-        return HttpResponse(200, self._plane.decision(raw.decode("utf-8", "replace")))
+        self._plane.find_decision(raw.decode("utf-8", "replace"), self._teller(request))
 
-    def _explanation(self, request: HttpRequest) -> HttpResponse:
+    def _explanation(self, request: HttpRequest) -> None:
         self._require(request, Scope.READ)
         raw = unquote_to_bytes(request.path[len(_DECISIONS) : -len(_EXPLANATION)])
         event_id = raw.decode("utf-8", "replace")
-        found = self._plane.explanation(event_id)
-        if found is not None:
-            return HttpResponse(200, found)
-        body = json.dumps({"event_id": event_id, "status": "pending"}).encode()
-        return HttpResponse(202, body, headers=((b"retry-after", b"1"),))
+        self._plane.find_explanation(event_id, self._teller(request, event_id))
+
+    def _teller(self, request: HttpRequest, event_id: str = "") -> Told:
+        """Make the way back of what is looked up: JSON, an error, or not yet."""
+
+        def told(found: bytes | SentinelError | None) -> None:
+            if isinstance(found, SentinelError):
+                response = error_response(found)
+            elif found is not None:
+                response = HttpResponse(200, found)
+            else:
+                body = json.dumps({"event_id": event_id, "status": "pending"}).encode()
+                response = HttpResponse(202, body, headers=((b"retry-after", b"1"),))
+            request.respond(self._finish(request, response))
+
+        return told
 
     # --- tensors -----------------------------------------------------------------------------
 
@@ -224,13 +234,8 @@ class HttpRoutes:
     def _explain(self, request: HttpRequest) -> None:
         asked, limit = self._read_tensors(request)
 
-        def respond(found: HttpResponse | SentinelError) -> None:
-            response = error_response(found) if isinstance(found, SentinelError) else found
-            request.respond(self._finish(request, response))
-
-        work = explain_tensors(
-            self._plane, asked.values, limit, request_id=asked.body.id, respond=respond
-        )
+        told = self._teller(request)
+        work = self._plane.explain(asked.values, limit, told, request_id=asked.body.id)
         self._watch(request, work)
 
     def _read_tensors(self, request: HttpRequest) -> tuple[InferRequest, Limit]:
@@ -254,13 +259,13 @@ class HttpRoutes:
 
     # --- how it is ---------------------------------------------------------------------------
 
-    def _release(self, request: HttpRequest) -> HttpResponse:
+    def _release(self, request: HttpRequest) -> None:
         self._require(request, Scope.READ)
-        return json_response(self._plane.release())
+        self._plane.find_release(self._teller(request))
 
     def _document(self, _: HttpRequest) -> HttpResponse:
         if not self._openapi:
-            self._openapi = json.dumps(openapi_document(self._plane), allow_nan=False).encode()
+            self._openapi = self._plane.document()
         return HttpResponse(200, self._openapi)
 
     def _health(self, _: HttpRequest) -> HttpResponse:
@@ -353,7 +358,7 @@ def probe(name: str, holds: bool) -> HttpResponse:
     return HttpResponse(200 if holds else 503, body)
 
 
-def _metadata(plane: Plane) -> object:
+def _metadata(plane: DoorPlane) -> object:
     return msgspec.to_builtins(plane.model_metadata())
 
 

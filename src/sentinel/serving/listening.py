@@ -13,9 +13,14 @@ _BACKLOG = 1024
 
 
 async def listen(
-    door: HttpDoor, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    door: HttpDoor,
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    is_shared: bool = False,
 ) -> asyncio.Server:
-    """Open a listener.
+    """Open a listener; a shared port may have other processes behind it.
 
     Raises
     ------
@@ -31,6 +36,7 @@ async def listen(
             ssl=tls,
             ssl_handshake_timeout=limits.REQUEST_HEAD_S_MAX if tls else None,
             backlog=_BACKLOG,
+            reuse_port=is_shared or None,
         )
     except (OSError, OverflowError) as error:
         raise SentinelError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import sentinel
 from sentinel.core.errors import ErrorCode
 from sentinel.scoring import Outcome, Reason, ServedBy, code_names
-from sentinel.serving.plane import Plane
 from sentinel.serving.status_codes import HTTP_STATUS
+
+if TYPE_CHECKING:
+    from sentinel.serving.plane import Plane
 
 _ERROR = "#/components/schemas/Error"
 _Schema = dict[str, object]

@@ -7,6 +7,7 @@ once from what is in memory.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,14 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease, Standing
 from sentinel.scoring import Canary
+from sentinel.serving.attempt import attempt
 from sentinel.serving.batcher import Batcher, BatcherState
 from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.explain_route import explain_tensors
 from sentinel.serving.explanations import Explanations
+from sentinel.serving.fronts.door_plane import Told
 from sentinel.serving.health import Health, HealthReport
+from sentinel.serving.openapi import openapi_document
 from sentinel.serving.settings import ExplainMode
 from sentinel.serving.work import Kind, Reply, Work
 from sentinel.serving.working_release import WorkingRelease
@@ -133,7 +138,7 @@ class Plane:
             ``request-invalid``, ``request-too-large``, ``overloaded``, ``deadline-passed``,
             ``draining``, ``scorer-closed``: then the reply is never called.
         """
-        _check_rows(len(events))
+        check_rows(len(events))
         return self._submit(Kind.EVENTS, len(events), limit, reply, events=events)
 
     def infer(self, values: npt.NDArray[np.float32], limit: Limit, reply: Reply) -> Work:
@@ -149,7 +154,7 @@ class Plane:
         SentinelError
             As :meth:`score`.
         """
-        _check_rows(len(values))
+        check_rows(len(values))
         release = self.current
         return self._submit(Kind.TENSOR, len(values), limit, reply, values=values, release=release)
 
@@ -168,7 +173,7 @@ class Plane:
         release : WorkingRelease, optional
             Another one than that in service.
         """
-        _check_rows(len(events))
+        check_rows(len(events))
         asked = release or self.current
         return self._submit(Kind.CANARY, len(events), limit, reply, events=events, release=asked)
 
@@ -182,7 +187,7 @@ class Plane:
         SentinelError
             ``request-invalid`` too when the release's feature set declares no feedback.
         """
-        _check_rows(len(feedback))
+        check_rows(len(feedback))
         if self.loaded.parts.plan.features.feedback is None:
             raise SentinelError(
                 ErrorCode.REQUEST_INVALID,
@@ -191,6 +196,23 @@ class Plane:
                 got=f"{len(feedback)} events",
             )
         return self._submit(Kind.FEEDBACK, len(feedback), limit, reply, events=feedback)
+
+    def explain(
+        self,
+        values: npt.NDArray[np.float32],
+        limit: Limit,
+        told: Told,
+        *,
+        request_id: str | None,
+    ) -> Work:
+        """Score rows of features, and tell why, as JSON; one time for both.
+
+        Raises
+        ------
+        SentinelError
+            As :meth:`infer`, ``explanation-unavailable``.
+        """
+        return explain_tensors(self, values, limit, request_id=request_id, told=told)
 
     def abandon(self, work: Work) -> None:
         """Forget a request whose caller went away."""
@@ -224,6 +246,18 @@ class Plane:
         """
         self.decision(event_id)
         return self.explanations.find(event_id.encode())
+
+    def find_decision(self, event_id: str, told: Told) -> None:
+        """Tell :meth:`decision`."""
+        told(attempt(lambda: self.decision(event_id), at="decision"))
+
+    def find_explanation(self, event_id: str, told: Told) -> None:
+        """Tell :meth:`explanation`."""
+        told(attempt(lambda: self.explanation(event_id), at="explanation"))
+
+    def find_release(self, told: Told) -> None:
+        """Tell :meth:`release`, as JSON."""
+        told(attempt(lambda: json.dumps(self.release(), allow_nan=False).encode(), at="release"))
 
     # --- what is served ----------------------------------------------------------------------
 
@@ -288,6 +322,10 @@ class Plane:
             inputs=(TensorMetadata(INPUT_NAME, "FP32", (-1, self.n_features)),),
             outputs=tuple(TensorMetadata(name, datatype, (-1,)) for name, datatype in outputs),
         )
+
+    def document(self) -> bytes:
+        """Return the OpenAPI document of the release."""
+        return json.dumps(openapi_document(self), allow_nan=False).encode()
 
     def server_metadata(self) -> dict[str, object]:
         """Describe the server."""
@@ -364,7 +402,14 @@ class Plane:
         return work
 
 
-def _check_rows(n_rows: int) -> None:
+def check_rows(n_rows: int) -> None:
+    """Refuse no rows, and more than a request may have.
+
+    Raises
+    ------
+    SentinelError
+        ``request-invalid``, ``request-too-large``.
+    """
     if n_rows < 1:
         raise SentinelError(
             ErrorCode.REQUEST_INVALID, at="request", expected="at least one row", got="none"

@@ -1,0 +1,1 @@
+"""Front workers: processes that hold the doors, one that scores, and one that watches them."""
