@@ -104,7 +104,9 @@ def feed_until_taken(store: RedisStore, batch: EventBatch) -> list[bytes]:
         try:
             return feed(store, batch)
         except SentinelError as error:
-            if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > end_s:
+            # A node that claims a moved slot before its keys are there says "missing" for a moment.
+            passes = {ErrorCode.STORE_UNREACHABLE, ErrorCode.STATE_MISSING}
+            if error.code not in passes or time.monotonic() > end_s:
                 raise
             time.sleep(0.02)
 
