@@ -66,7 +66,6 @@ def main() -> int:
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    found = sections(RESULTS.read_text()) if RESULTS.exists() else {}
     n_failed = 0
     for name in wanted:
         print(f"== {name}", flush=True)
@@ -84,6 +83,8 @@ def main() -> int:
             continue
         today = dt.datetime.now(tz=dt.UTC).date()
         seen = f"{today}, commit {commit()}, {machine()}"
+        # Read as late as can be: another run may have kept its sections in the meantime.
+        found = sections(RESULTS.read_text()) if RESULTS.exists() else {}
         found[name] = f"\n{seen}\n\n```text\n{''.join(lines).rstrip()}\n```\n\n"
         body = "".join(f"## {key}\n{found[key]}" for key in sorted(found))
         RESULTS.write_text(f"{HEAD}\n{body.rstrip()}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel.cli.demo_serve import live_data, live_page, running_server, stream_over_http
+from sentinel.cli.demo_serve import live_page, running_server, stream_over_http
 from sentinel.cli.session import SessionPlan, open_session
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -98,7 +98,7 @@ def test_a_stream_over_http_is_answered_as_a_replay_answers_it(
     assert (live.n_events, live.answers["refused"]) == (n_sent, 1)
     assert live.n_feedback >= N_EVENTS - N_HISTORY - 180
     assert steps[-1] == n_sent
-    assert live_data(live)["equal_to_replay"] == live.n_equal
+    assert live.to_data()["equal_to_replay"] == live.n_equal
     assert live_page(live, at)
 
 

@@ -23,13 +23,6 @@ from sentinel.cli.demo_page import (
     closing_page,
     heading,
 )
-from sentinel.cli.demo_serve import (
-    LiveReport,
-    live_data,
-    live_page,
-    running_server,
-    stream_over_http,
-)
 from sentinel.cli.demo_store import HELP, DemoStores, demo_stores
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
@@ -43,6 +36,7 @@ from sentinel.core.files import write_atomically
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from sentinel.cli.demo_serve import LiveReport
     from sentinel.data import EventFolder
     from sentinel.features.stores.choice import StoreChoice
     from sentinel.release import BuiltRelease, Candidate, Pipeline
@@ -333,7 +327,7 @@ def _replay(run: Run, candidate: Candidate, data: EventFolder, stores: DemoStore
         run.head(8 if run.is_live else 7, "What came of it", f"all in {folder}")
         output.show(*closing_page(session, report, seen, labels, run.watch.seconds))
         closing = closing_data(session, report, seen, labels, run.watch.seconds)
-        output.document(closing if live is None else {**closing, "live": live_data(live)})
+        output.document(closing if live is None else {**closing, "live": live.to_data()})
     return ExitCode.OK
 
 
@@ -345,6 +339,8 @@ def _serve(
     replayed: FileReport,
 ) -> LiveReport:
     """Bring a fresh state up to the first event, serve on it, and send the stream."""
+    from sentinel.cli.demo_serve import live_page, running_server, stream_over_http
+
     folder, output = run.folder, run.output
     run.head(7, "Serve", "the same events, over HTTP to a server of its own process")
     settings = config.load().value

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from sentinel.cli.output import Advance, duration_ms, pairs
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.replay import FeedbackOrder
 from sentinel.monitoring.latency import LatencyHistogram
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sentinel.data import EventFolder
+    from sentinel.features.replay import FeedbackOrder
     from sentinel.streaming import FileReport
 
 # Events that travel in one request, and how many first travel alone.
@@ -74,6 +74,20 @@ class LiveReport:
     def events_per_s(self) -> float:
         """Events a second, in requests of many."""
         return (self.n_events - self.alone.n) / self.seconds if self.seconds else 0.0
+
+    def to_data(self) -> dict[str, object]:
+        """Give it as plain data."""
+        return {
+            "events": self.n_events,
+            "feedback": self.n_feedback,
+            "equal_to_replay": self.n_equal,
+            "answers": dict(self.answers),
+            "events_per_s": self.events_per_s,
+            "one_event_p50_s": self.alone.quantile(0.5),
+            "one_event_p99_s": self.alone.quantile(0.99),
+            "asked_again": self.n_asked_again,
+            "health": self.health,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +212,6 @@ def live_page(report: LiveReport, addresses: Addresses) -> RenderableType:
     return pairs("", facts)
 
 
-def live_data(report: LiveReport) -> Mapping[str, object]:
-    """Give what the server did as plain data."""
-    return {
-        "events": report.n_events,
-        "feedback": report.n_feedback,
-        "equal_to_replay": report.n_equal,
-        "answers": dict(report.answers),
-        "events_per_s": report.events_per_s,
-        "one_event_p50_s": report.alone.quantile(0.5),
-        "one_event_p99_s": report.alone.quantile(0.99),
-        "asked_again": report.n_asked_again,
-        "health": report.health,
-    }
-
-
 class _Client:
     """One connection that is kept; a server that is busy is asked again when it says."""
 
@@ -266,6 +265,8 @@ class _Client:
 
 def _feedback(path: Path | None, time_name: str, from_ms: int) -> FeedbackOrder[list[bytes]]:
     """Give feedback in pieces, in its time; the little that the state knows changes nothing."""
+    from sentinel.features.replay import FeedbackOrder
+
     if path is None:
         return FeedbackOrder([], latest_ms=lambda _: 0)
 
