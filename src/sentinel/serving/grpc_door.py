@@ -32,7 +32,7 @@ from sentinel.serving.grpc_messages import (
     file_name,
     message,
 )
-from sentinel.serving.http_message import error_data
+from sentinel.serving.http_message import error_data, retry_after_s
 from sentinel.serving.plane import Limit
 from sentinel.serving.queue_of_rows import OverloadedError
 from sentinel.serving.settings import ServerSettings
@@ -449,7 +449,7 @@ def _streaming(
 
 async def _abort(context: _Context, error: SentinelError, trailers: _Metadata) -> None:
     if isinstance(error, OverloadedError):
-        trailers = (*trailers, ("retry-after", str(max(1, round(error.retry_s)))))
+        trailers = (*trailers, ("retry-after", str(retry_after_s(error))))
     status = grpc.StatusCode[GRPC_STATUS[error.code]]
     await context.abort(status, str(error_data(error)["error"]), trailers)
 

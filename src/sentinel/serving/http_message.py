@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ NDJSON = b"application/x-ndjson"
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _HEADS: dict[tuple[int, bytes], bytes] = {}
 _RETRY_S_MIN, _RETRY_S_MAX = 1, 30
+_SPREAD_S = itertools.cycle(range(3))
 # Codes whose sentence is made for callers; all others could name files of this machine.
 _FOR_CALLERS = frozenset(
     code for code, status in HTTP_STATUS.items() if status < 503 and status != 500
@@ -109,7 +111,7 @@ def error_response(error: SentinelError, *, closes: bool = False) -> HttpRespons
         status = 503
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if status in {429, 503}:
-        headers = ((b"retry-after", str(_retry_s(error)).encode()),)
+        headers = ((b"retry-after", str(retry_after_s(error)).encode()),)
     if status == 401:
         headers = ((b"www-authenticate", b"Bearer"),)
     if error.code is ErrorCode.METHOD_UNSUPPORTED:
@@ -138,11 +140,10 @@ def error_data(error: SentinelError) -> dict[str, object]:
     return data
 
 
-def _retry_s(error: SentinelError) -> int:
-    """Seconds until it is worth trying again, spread so that not all come back at once."""
+def retry_after_s(error: SentinelError) -> int:
+    """Return the seconds until it is worth trying again, spread so that not all come at once."""
     wait_s = error.retry_s if isinstance(error, OverloadedError) else 1.0
-    spread = id(error) // 64 % 3  # addresses of fresh objects are as good as a draw here
-    return max(_RETRY_S_MIN, min(_RETRY_S_MAX, round(wait_s) + spread))
+    return max(_RETRY_S_MIN, min(_RETRY_S_MAX, round(wait_s) + next(_SPREAD_S)))
 
 
 def _start(status: int, content_type: bytes) -> bytes:
