@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 from event_path import make_data, make_release
-from one_row_requests import event_load, wait_for
+from one_row_requests import wait_for
 
 from sentinel.core.configuration import Configuration
+from sentinel.data.simulator import Simulation
 from sentinel.release import LoadedRelease
 from sentinel.serving import ServerSettings, serve
 from sentinel.testing.load_generator import (
@@ -127,8 +128,10 @@ _numbers = iter(range(0, 10**12, 10**8))
 
 def events(card: str = "") -> Callable[[int], bytes]:
     """Make events, each with an id of its own; ``*`` in a card is that id too."""
-    load, first = event_load(), next(_numbers)
-    document = json.loads(load.before + b"NUMBER" + load.after)
+    first = next(_numbers)
+    world = Simulation(seed=3, n_cards=200, n_merchants=50, days=2, events_per_day=500)
+    document = json.loads(next(world.batches(1)).event_bytes(0))
+    document |= {"occurred_at": int(time.time() * 1000), "transaction_id": "NUMBER"}
     document["card_id"] = card.replace("*", "NUMBER") or document["card_id"]
     parts = json.dumps(document).encode().split(b"NUMBER")
     return lambda number: (b"%012d" % (first + number)).join(parts)
