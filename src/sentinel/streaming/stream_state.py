@@ -8,7 +8,7 @@ one included, whatever the broker thinks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -120,21 +120,46 @@ class StreamState:
         marked = self._marks.get(f"{topic}/{partition}", answerable)
         return max(min(marked, held), answerable)
 
-    def mark(self) -> None:
-        """Say that the outputs of all that the state holds are safe.
+    def mark(self, topic: str = "", next_positions: Mapping[int, int] | None = None) -> bool:
+        """Say how far outputs are safe.
+
+        That is what the state holds, but in a topic that is read no further than the reading: after
+        a death the state is ahead of it, and what lies between is answered once more.
+
+        Parameters
+        ----------
+        topic : str
+            Of the events.
+        next_positions : mapping of int to int
+            For each partition that is read, the first position that was not carried.
+
+        Returns
+        -------
+        bool
+            Whether the outputs of all that the state holds are safe: a snapshot may be taken.
 
         Raises
         ------
         SentinelError
             ``file-unwritable``.
         """
-        marks = self._positions()
+        held = self._positions()
+        marks = held | self._carried(topic, next_positions or {})
         self.marker.recovered()
-        if marks == self._marks:
-            return
-        content = msgspec.json.encode(_Marks(marks))
-        write_whole(self._disk, self.folder / _MARKS_NAME, content, syncs=self._is_power)
-        self._marks = marks
+        if marks != self._marks:
+            content = msgspec.json.encode(_Marks(marks))
+            write_whole(self._disk, self.folder / _MARKS_NAME, content, syncs=self._is_power)
+            self._marks = marks
+        return marks == held
+
+    def _carried(self, topic: str, next_positions: Mapping[int, int]) -> dict[str, int]:
+        """Say how far each partition of the events was carried; those not read, as before."""
+        found = {}
+        for (source, partition), held in self.store.positions().items():
+            if source == topic:
+                at = next_positions.get(partition, self.resume_position(source, partition))
+                found[f"{source}/{partition}"] = min(at, held)
+        return found
 
     def close(self) -> None:
         """Let go of the folder; take a snapshot first where all outputs are marked as safe."""

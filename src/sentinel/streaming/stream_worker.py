@@ -117,7 +117,7 @@ class StreamWorker:
         self._on_step = on_step
         self._shelf = Shelf(job, open_state, on_applied=lambda: on_step(Step.APPLIED))
         self._places = Places(
-            self._log, job, self._shelf, metrics=self._metrics, on_release=self._release
+            self._log, job, self._shelf, metrics=self._metrics, on_release=self.commit
         )
         if ends.feedback is not None:
             self._places.feedback = StreamFeedback(
@@ -324,15 +324,23 @@ class StreamWorker:
     def commit(self) -> None:
         """Make outputs safe, then say so: steps 5 to 8.
 
+        After a failure nothing is marked any more: a sink that has lost records, or a sync that
+        has failed, may well succeed when it is asked again.
+
         Raises
         ------
         SentinelError
             ``stream-failed``, ``decision-log-blocked``, ``file-unwritable``; what a snapshot
-            raises.
+            raises. The worker must then be closed.
         """
-        began_s = self._committed_at_s = self._clock.monotonic_s()
-        if not self._is_dirty or not self._is_whole:
-            return
+        self._committed_at_s = self._clock.monotonic_s()
+        was_whole, self._is_whole = self._is_whole, False
+        if self._is_dirty and was_whole:
+            self._commit()
+        self._is_whole = was_whole
+
+    def _commit(self) -> None:
+        began_s = self._committed_at_s
         while not self._sink.flush(limits.STREAM_COMMIT_S):
             # Bounded by the sink's own time limit for a record, which ends in an error.
             self._metrics.put("sentinel_stream_paused", 1)
@@ -346,10 +354,10 @@ class StreamWorker:
                 hint="Nothing is lost: the next start decides again what is not in the log.",
             )
         self._on_step(Step.FLUSHED)
-        for state in self._shelf.states():
-            state.mark()
+        topic, carried = self._log.topic, self._places.next
+        marked = [state for state in self._shelf.states() if state.mark(topic, carried)]
         self._on_step(Step.MARKED)
-        for state in self._shelf.states():
+        for state in marked:
             state.store.maintain()
         self._on_step(Step.SNAPSHOT)
         is_sent = self._log.tell(self._places.next) if self._places.next else True
@@ -359,14 +367,6 @@ class StreamWorker:
         self._is_dirty = False
         self._committed_at_s = self._clock.monotonic_s()
         self._metrics.observe("sentinel_stream_commit_seconds", self._committed_at_s - began_s)
-
-    def _release(self) -> None:
-        """Make outputs safe before partitions go; after a failure nothing is marked any more."""
-        try:
-            self.commit()
-        except SentinelError:
-            self._is_whole = False
-            raise
 
     def _show_lag(self) -> None:
         oldest_ms = now_ms = self._clock.now_ms()

@@ -205,7 +205,9 @@ class EmbeddedStore(Engine):
         if is_new.all():
             return self._apply(events)
         matrix = self._answer_again(events, ~is_new)
-        if is_new.any():
+        # Events that the contract refused have a position and no row: it moves on for them, too.
+        held = self._next[events.raw.source, events.raw.partition]
+        if is_new.any() or int(events.raw.positions[-1]) >= held:
             fresh = self._apply(select_rows(events, is_new))
             for old, new in zip(_parts(matrix), _parts(fresh), strict=True):
                 old[is_new] = new
@@ -430,6 +432,7 @@ class EmbeddedStore(Engine):
         for record in log.recover(after=after):
             n_batches += 1
             n_events += self._apply_record(record)
+        self._check_reached(log)
         log.epoch = max(log.epoch_found, 0 if snapshot is None else snapshot.epoch) + 1
         self._wal = log
         self._n_since_snapshot = n_events
@@ -442,6 +445,20 @@ class EmbeddedStore(Engine):
             n_bytes_fenced=log.n_bytes_fenced,
             passed=() if self._marker is None else self._marker.passed,
         )
+
+    def _check_reached(self, log: WriteAheadLog) -> None:
+        """Refuse a state that is older than a snapshot which is there, and damaged."""
+        newest = [path.stem for path in snapshot_paths(self._disk, self._folder)[:1]]
+        for name in newest:
+            sequence = int(name.removeprefix("snapshot-"))
+            if log.sequence < sequence:
+                raise SentinelError(
+                    ErrorCode.STATE_GAP,
+                    at=f"{name}.state",
+                    expected=f"a whole snapshot, or a log that reaches record {sequence}",
+                    got=f"a damaged one, and record {log.sequence}",
+                    hint="Restore it, or move the state folder away and replay the source.",
+                )
 
     def _apply_record(self, record: WalRecord) -> int:
         features = self.plan.features

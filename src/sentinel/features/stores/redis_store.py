@@ -342,7 +342,9 @@ class RedisStore(RedisReplica):
             if self._has_gap(batch):
                 self._load()  # another writer may have taken what is missing
             is_new = self._is_new(batch)
-            if batch.n_rows and not is_new.any():
+            where, position = self._position_after(batch)
+            # Events that the contract refused have a position and no row: it moves on for them.
+            if batch.n_rows and not is_new.any() and position <= self._held(where):
                 return None if is_feedback else self._answer_again(batch, ~is_new)
             try:
                 is_done, matrix = self._attempt(number, batch, is_new, is_feedback=is_feedback)

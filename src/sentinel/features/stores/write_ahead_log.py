@@ -155,11 +155,18 @@ def _corrupt(path: Path, offset: int, expected: str, got: object) -> SentinelErr
     )
 
 
+def _is_head(content: bytes) -> bool:
+    """Whether a whole segment head stands at the front."""
+    if len(content) < HEAD_BYTES:
+        return False
+    (crc,) = _CRC.unpack_from(content, _HEAD.size)
+    return content.startswith(MAGIC) and crc == zlib.crc32(content[: _HEAD.size])
+
+
 def _check_head(content: bytes, path: Path, identity: bytes | None) -> tuple[int, int, int]:
     """Return format, epoch and first sequence of a segment, or raise."""
-    magic, version, found, epoch, first_sequence = _HEAD.unpack_from(content)
-    (crc,) = _CRC.unpack_from(content, _HEAD.size)
-    if magic != MAGIC or crc != zlib.crc32(content[: _HEAD.size]):
+    _, version, found, epoch, first_sequence = _HEAD.unpack_from(content)
+    if not _is_head(content):
         raise _corrupt(path, 0, "a segment head", "a damaged one")
     if version not in _RECORDS:
         raise SentinelError(
@@ -255,6 +262,7 @@ class WriteAheadLog:
         self._is_dirty = False
         self._has_failed = False
         self._pending: list[bytes] = []
+        self._recovered: list[Path] = []
         self._synced = 0
         self.sequence = 0
         self.epoch_found = 0
@@ -272,6 +280,7 @@ class WriteAheadLog:
         """
         self.sequence = after
         paths = self._segments_behind(after)
+        self._recovered = list(paths)
         ends = [_first_of(path) for path in paths[1:]]
         for path, end in zip(paths, [*ends, None][: len(paths)], strict=True):
             for record in self._read_segment(path, end):
@@ -304,13 +313,15 @@ class WriteAheadLog:
     def _read_segment(self, path: Path, end: int | None) -> Iterator[WalRecord]:
         """Read a segment up to the first sequence of the next; ``end`` None for the last one."""
         content = self._disk.read(path)
-        if len(content) < HEAD_BYTES:
+        if len(content) <= HEAD_BYTES and not _is_head(content):
             if end is not None:
-                raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes")
+                raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes of another")
             self._cut(path, 0, len(content))
             return
         version, epoch, first_sequence = _check_head(content, path, self._identity)
         self.epoch_found = max(self.epoch_found, epoch)
+        if first_sequence > self.sequence + 1:
+            raise self._gap(path, self.sequence + 1, first_sequence)
         offset = HEAD_BYTES
         next_sequence = first_sequence
         while offset < len(content):
@@ -336,6 +347,7 @@ class WriteAheadLog:
         self.torn_tail = TornTail(path, offset, n_bytes)
         if offset == 0:
             self._disk.remove(path)
+            self._recovered.remove(path)
         else:
             self._disk.truncate(path, offset)
 
@@ -405,6 +417,7 @@ class WriteAheadLog:
             self._disk.truncate(self._path, self._n_bytes)
             self._is_dirty = False
             return
+        self._sync_recovered()
         first = self.sequence - len(self._pending) + 1
         self._path = self._folder / segment_name(first)
         self._disk.remove(self._path)
@@ -412,15 +425,36 @@ class WriteAheadLog:
         head = encode_head(self._identity, self.epoch, first)
         try:
             file.write(head)
-            if self._syncs:
-                file.sync()
-                self._disk.sync_folder(self._folder)
+            # In either class: records behind a head that is gone are no end that may be cut off.
+            file.sync()
+            self._disk.sync_folder(self._folder)
         except OSError:
             file.close()
             self._disk.remove(self._path)
             raise
         self._file = file
         self._n_bytes = len(head)
+
+    def _sync_recovered(self) -> None:
+        """Make what was recovered as durable as what is to follow it.
+
+        A process that was killed may have left the end of its log in the kernel's hands; a power
+        cut that took it after a segment behind it had been written would leave a hole.
+        """
+        if not self._recovered:
+            return
+        try:
+            for path in self._recovered:
+                file = self._disk.append(path)
+                try:
+                    file.sync()
+                finally:
+                    file.close()
+            self._disk.sync_folder(self._folder)
+        except OSError:
+            self._has_failed = True
+            raise
+        self._recovered.clear()
 
     def _unwritable(self, expected: str, got: object) -> SentinelError:
         return SentinelError(
