@@ -7,7 +7,8 @@ A test of a row of ``docs/reliability.md`` says so and takes its numbers from th
         for seed in trials: ...
 
 ``--tier 1`` is every run of the suite; ``make soak`` is tier 2. In tiers 2 and 3 a loop ends after
-``--slice-s`` seconds. What was really tried is counted, and written to ``.cache/reliability/``.
+``--slice-s`` seconds, or sooner: the loops to come share what is left of ``--soak-s``.
+What was really tried is counted, and written to ``.cache/reliability/``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SLICE_S = 120.0
 """How long one test of tier 2 or 3 may repeat itself, seconds, unless told otherwise."""
+SOAK_S = 3_300.0
+"""How long all loops together may take in tiers 2 and 3, seconds, unless told otherwise."""
 
 
 class Trials:
@@ -55,10 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     tier = int(os.environ.get("SENTINEL_TIER", "1"))
     group.addoption("--tier", type=int, choices=(1, 2, 3), default=tier, help="how many trials")
     group.addoption("--slice-s", type=float, default=SLICE_S, help="longest loop of a test")
+    group.addoption("--soak-s", type=float, default=SOAK_S, help="all loops of a run together")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Ledger(config), "reliability-ledger")
+    config.stash[_BUDGET] = budget = _Budget(config)
+    config.pluginmanager.register(budget, "reliability-budget")
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
     tier = request.config.getoption("--tier")
     wanted = [mark.kwargs.get(f"t{n}") for n in range(1, tier + 1)]
     n = [count for count in wanted if count is not None][-1]
-    made = Trials(n, None if tier == 1 else request.config.getoption("--slice-s"))
+    made = Trials(n, None if tier == 1 else request.config.stash[_BUDGET].slice_s())
     yield made
     request.node.user_properties.append(("trials", made.done))
 
@@ -81,6 +87,33 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if mark is not None and report.when == "teardown":
         report.user_properties = [*item.user_properties, ("rows", list(mark.args))]
     return report
+
+
+class _Budget:
+    """Shares the time of a run out among its loops: what one leaves, the next ones have."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._slice_s: float = config.getoption("--slice-s")
+        self._soak_s: float = config.getoption("--soak-s")
+        self._end_s = 0.0
+        self._left: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._end_s = time.monotonic() + self._soak_s
+        self._left = {
+            item.nodeid for item in session.items if "trials" in getattr(item, "fixturenames", ())
+        }
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._left.discard(nodeid)
+
+    def slice_s(self) -> float:
+        """Return the longest time of the next loop, seconds."""
+        share_s = (self._end_s - time.monotonic()) / max(len(self._left), 1)
+        return max(min(self._slice_s, share_s), 0.0)
+
+
+_BUDGET = pytest.StashKey[_Budget]()
 
 
 class _Ledger:
