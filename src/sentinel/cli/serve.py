@@ -16,8 +16,9 @@ from sentinel.cli.release import load_trust, now_ms
 if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
     from sentinel.features.stores.choice import StoreChoice
-    from sentinel.release import LoadedRelease
+    from sentinel.monitoring.logs import LineHandler
     from sentinel.serving import Addresses, ServerSettings
+    from sentinel.serving.fronts.control import Served
     from sentinel.serving.plane import Plane
 
 
@@ -77,6 +78,13 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         ),
     ] = False,
     quarantine: Annotated[Path | None, typer.Option(help="Where refused events are kept.")] = None,
+    fronts: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that hold the doors, beside one that scores; all are watched, and "
+            "started again. 0: one process does everything. [default: 0]"
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Serve a release over HTTP and gRPC until SIGTERM or Ctrl-C.
@@ -92,6 +100,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         "serve_tokens_file": None if tokens is None else str(tokens),
         "quarantine_folder": None if quarantine is None else str(quarantine),
         "store": store,
+        "serve_fronts": fronts,
     }
     loaded_configuration = config.load(flags)
     configuration = loaded_configuration.value
@@ -100,14 +109,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     settings = dataclasses.replace(settings, is_rehearsal=rehearsal)
     import sentinel
     from sentinel.monitoring import start_logging
-    from sentinel.release import load_release
-    from sentinel.serving import ReleaseSource
-    from sentinel.serving import serve as run_server
+    from sentinel.serving.fronts.control import Served
 
-    loaded = load_release(folder, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
-    source = None
-    if releases is not None:
-        source = ReleaseSource(folder=releases, trust=trust, allow_unapproved=unapproved)
     output = Output(as_json=as_json)
     # Results are on stdout, so what happens while serving is on stderr.
     lines = start_logging(
@@ -117,14 +120,57 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         descriptor=sys.stderr.fileno(),
     )
 
-    def started(addresses: Addresses, plane: Plane) -> None:
-        plane.metrics.watch_lines(lines)
-        announce(output, loaded, addresses)
-
+    served = Served(release=folder, trust=trust, allow_unapproved=unapproved, releases=releases)
     try:
-        run_server(loaded, settings, configuration, source=source, on_started=started)
+        if settings.n_fronts:
+            _serve_with_fronts(served, settings, configuration, output)
+        else:
+            _serve_alone(served, settings, configuration, output, lines)
     finally:
         lines.close()
+
+
+def _serve_alone(
+    served: Served,
+    settings: ServerSettings,
+    configuration: Configuration,
+    output: Output,
+    lines: LineHandler,
+) -> None:
+    """Serve with this process."""
+    from sentinel.release import load_release
+    from sentinel.serving import ReleaseSource
+    from sentinel.serving import serve as run_server
+
+    loaded = load_release(
+        served.release,
+        load_trust(served.trust),
+        now_ms=now_ms(),
+        allow_unapproved=served.allow_unapproved,
+    )
+    source = None
+    if served.releases is not None:
+        source = ReleaseSource(
+            folder=served.releases, trust=served.trust, allow_unapproved=served.allow_unapproved
+        )
+
+    def started(addresses: Addresses, plane: Plane) -> None:
+        plane.metrics.watch_lines(lines)
+        announce(output, addresses, loaded.manifest.label, str(loaded.standing))
+
+    run_server(loaded, settings, configuration, source=source, on_started=started)
+
+
+def _serve_with_fronts(
+    served: Served, settings: ServerSettings, configuration: Configuration, output: Output
+) -> None:
+    """Serve with several processes, and watch them."""
+    from sentinel.serving.fronts.supervisor import supervise
+
+    def started(addresses: Addresses, label: str, standing: str) -> None:
+        announce(output, addresses, label, standing)
+
+    supervise(served, settings, configuration, on_started=started)
 
 
 def settings_of(
@@ -156,14 +202,16 @@ def settings_of(
         log=log,
         explain=ExplainMode(configuration.serve_explain),
         drain_notice_s=configuration.serve_drain_notice_s,
+        n_fronts=configuration.serve_fronts,
+        run=Path(configuration.serve_run_folder),
     )
 
 
-def announce(output: Output, loaded: LoadedRelease, addresses: Addresses) -> None:
+def announce(output: Output, addresses: Addresses, label: str, standing: str) -> None:
     """Say where the doors are."""
     facts: dict[str, object] = {
-        "release": loaded.manifest.label,
-        "standing": str(loaded.standing),
+        "release": label,
+        "standing": standing,
         "host": addresses.host,
         "http_port": addresses.http_port,
         "grpc_port": addresses.grpc_port,

@@ -142,6 +142,21 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     serve_drain_notice_s: Annotated[
         float, Meta(ge=0, le=600, description="Seconds of not being ready before the door closes.")
     ] = limits.DRAIN_NOTICE_S
+    serve_fronts: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=limits.FRONTS_MAX,
+            description="Processes that hold the doors; 0: the process that scores holds them.",
+        ),
+    ] = 0
+    serve_run_folder: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="With fronts: their socket, and why the last process of each part ended.",
+        ),
+    ] = "run"
     log_level: Annotated[
         str,
         Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged."),

@@ -476,6 +476,37 @@ TOKEN_CHARACTERS_MIN = 32
 TOKEN_CHARACTERS_MAX = 256
 TOKEN_FILE_BYTES_MAX = 1 << 20
 
+# --- front workers -------------------------------------------------------------------------------
+# Processes that hold the doors; beyond the cores of a machine more of them give nothing.
+FRONTS_MAX = 64
+# One frame between a front and the scoring process: 10,000 decisions are 4 MB, a request of
+# features in the shortest JSON is 16 MB as float32.
+FRONT_FRAME_BYTES_MAX = 64 << 20
+# On the way between them: requests, their bytes, and answers that a front does not read.
+FRONT_WORKS_MAX = 32_768
+FRONT_BYTES_MAX = 64 << 20
+FRONT_UNREAD_BYTES_MAX = 128 << 20
+# How often the scoring process looks whether its state is news for the fronts, and how long a front
+# believes what it last heard: it is said anew every HEARTBEAT_S.
+FRONT_STATE_S = 0.2
+FRONT_SILENCE_S = 3.0
+# A process that has not beaten for so long is frozen: four beats are missing.
+BEAT_AGE_S_MAX = 4.0
+BEAT_LOOK_S = 0.25
+# A batch that is in the model for so long will not come back.
+BATCH_HANGS_S = 10.0
+# Until a process has opened its release or its doors; then it is taken for one that hangs.
+PART_START_S_MAX = 300.0
+# Between the end of a process and its next start: 1, 2, 4 … s; one that has worked for so long
+# begins again at the first.
+PART_RESTART_S = 1.0
+PART_RESTART_S_MAX = 60.0
+PART_STEADY_S = 60.0
+# After a second signal, and after the time for draining: until a process is killed.
+PART_END_S_MAX = 10.0
+# One line between a process and the one that watches it.
+PART_LINE_BYTES_MAX = 1 << 20
+
 # --- the demo's server ---------------------------------------------------------------------------
 # Until it is ready, and until an answer of it, in seconds; and how often it is asked again.
 DEMO_SERVER_WAIT_S = 60.0

@@ -60,6 +60,25 @@ class LatencyHistogram:
         self.n += len(seconds)
         self.total_s += float(np.maximum(seconds, 0.0).sum())
 
+    def counted(self) -> list[tuple[int, int]]:
+        """Return the places that hold anything, with how much: what another one can add."""
+        return [(place, n) for place, n in enumerate(self._counts) if n]
+
+    def add(self, counted: list[tuple[int, int]], total_s: float) -> None:
+        """Add what another histogram has counted.
+
+        Parameters
+        ----------
+        counted : list of (int, int)
+            From :meth:`counted`.
+        total_s : float
+            Its total of seconds.
+        """
+        for place, n in counted:
+            self._counts[place] += n
+            self.n += n
+        self.total_s += total_s
+
     def quantile(self, q: float) -> float | None:
         """Return the duration that a share ``q`` of events did not pass; None without events."""
         if self.n == 0:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,58 @@ class Limit:
     at_s: float = field(default_factory=time.monotonic)
 
 
-class Plane:
+class Described(Protocol):
+    """What can be said of a release that is known by its name, version and width."""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the release."""
+
+    @property
+    def model_version(self) -> str:
+        """Version of the release."""
+
+    @property
+    def n_features(self) -> int:
+        """Columns of the model."""
+
+    def require_model(self, name: str, version: str | None) -> None:
+        """Refuse a model that is not the one served.
+
+        Raises
+        ------
+        SentinelError
+            ``model-unknown``.
+        """
+        if name != self.model_name or version not in {None, "", self.model_version}:
+            raise SentinelError(
+                ErrorCode.MODEL_UNKNOWN,
+                at="model",
+                expected="the model that is served",
+                got="another name" if name != self.model_name else "another version",
+            )
+
+    def model_metadata(self) -> ModelMetadata:
+        """Describe the model."""
+        outputs = zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True)
+        return ModelMetadata(
+            name=self.model_name,
+            versions=(self.model_version,),
+            platform=PLATFORM,
+            inputs=(TensorMetadata(INPUT_NAME, "FP32", (-1, self.n_features)),),
+            outputs=tuple(TensorMetadata(name, datatype, (-1,)) for name, datatype in outputs),
+        )
+
+    def server_metadata(self) -> dict[str, object]:
+        """Describe the server."""
+        return {
+            "name": SERVER,
+            "version": sentinel.__version__,
+            "extensions": list(EXTENSIONS),
+        }
+
+
+class Plane(Described):
     """One served release.
 
     Parameters
@@ -189,12 +241,7 @@ class Plane:
         """
         check_rows(len(feedback))
         if self.loaded.parts.plan.features.feedback is None:
-            raise SentinelError(
-                ErrorCode.REQUEST_INVALID,
-                at="feedback",
-                expected="none: this release's features read no feedback",
-                got=f"{len(feedback)} events",
-            )
+            raise feedback_unread(len(feedback))
         return self._submit(Kind.FEEDBACK, len(feedback), limit, reply, events=feedback)
 
     def explain(
@@ -286,22 +333,6 @@ class Plane:
         """Known events with their answers."""
         return self.loaded.parts.canary
 
-    def require_model(self, name: str, version: str | None) -> None:
-        """Refuse a model that is not the one served.
-
-        Raises
-        ------
-        SentinelError
-            ``model-unknown``.
-        """
-        if name != self.model_name or version not in {None, "", self.model_version}:
-            raise SentinelError(
-                ErrorCode.MODEL_UNKNOWN,
-                at="model",
-                expected="the model that is served",
-                got="another name" if name != self.model_name else "another version",
-            )
-
     def put_in_service(self, release: WorkingRelease) -> None:
         """Say from now on that this release serves; in the thread of the door."""
         self.current = release
@@ -312,28 +343,9 @@ class Plane:
         """Call this in the thread of the door when another release is in service."""
         self._on_change.append(callback)
 
-    def model_metadata(self) -> ModelMetadata:
-        """Describe the model."""
-        outputs = zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True)
-        return ModelMetadata(
-            name=self.model_name,
-            versions=(self.model_version,),
-            platform=PLATFORM,
-            inputs=(TensorMetadata(INPUT_NAME, "FP32", (-1, self.n_features)),),
-            outputs=tuple(TensorMetadata(name, datatype, (-1,)) for name, datatype in outputs),
-        )
-
     def document(self) -> bytes:
         """Return the OpenAPI document of the release."""
         return json.dumps(openapi_document(self), allow_nan=False).encode()
-
-    def server_metadata(self) -> dict[str, object]:
-        """Describe the server."""
-        return {
-            "name": SERVER,
-            "version": sentinel.__version__,
-            "extensions": list(EXTENSIONS),
-        }
 
     def release(self) -> dict[str, object]:
         """Say what runs, how it stands, and how it is."""
@@ -400,6 +412,16 @@ class Plane:
         )
         self.batcher.submit(work)
         return work
+
+
+def feedback_unread(n_events: int) -> SentinelError:
+    """Say that a release's features read no feedback."""
+    return SentinelError(
+        ErrorCode.REQUEST_INVALID,
+        at="feedback",
+        expected="none: this release's features read no feedback",
+        got=f"{n_events} events",
+    )
 
 
 def check_rows(n_rows: int) -> None:

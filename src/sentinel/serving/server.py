@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import secrets
 import signal
 import sys
 import threading
@@ -48,7 +47,7 @@ from sentinel.serving.renewal import Renewal
 from sentinel.serving.scoring_worker import ScoringWorker
 from sentinel.serving.settings import ServerSettings
 from sentinel.serving.swap import Swap
-from sentinel.serving.tls import Tls
+from sentinel.serving.tls import OwnClient, Tls
 from sentinel.serving.working_release import WorkingRelease
 
 _SWEEP_S = 1.0
@@ -110,10 +109,17 @@ class Server:
     settings : ServerSettings
     source : ReleaseSource, optional
         Where releases stand that may take over.
+    own : OwnClient, optional
+        How the server comes through its own door; None: a new way.
     """
 
     def __init__(
-        self, opened: Opened, settings: ServerSettings, *, source: ReleaseSource | None = None
+        self,
+        opened: Opened,
+        settings: ServerSettings,
+        *,
+        source: ReleaseSource | None = None,
+        own: OwnClient | None = None,
     ) -> None:
         self._opened = opened
         self._settings = settings
@@ -122,7 +128,8 @@ class Server:
         self.routes: HttpRoutes | None = None
         self.operator: OperatorRoutes | None = None
         self._access = Access({}) if settings.tokens is None else Access.read(settings.tokens)
-        self._tls = Tls.of(settings)
+        self._own = own or OwnClient.make()
+        self._tls = Tls.of(settings, self._own)
         self._renewal = Renewal()
         if self._tls is not None:
             self._renewal.watch("TLS", self._tls.paths, self._tls.renew)
@@ -224,8 +231,7 @@ class Server:
             loop.add_signal_handler(signal.SIGHUP, self.renew)
 
     def _canary(self, plane: Plane, swap: Swap, port: int) -> DoorCanary:
-        token = secrets.token_urlsafe(32)
-        self._access.add_own(token)
+        self._access.add_own(self._own.token)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104 -- compared, not bound
         every_s = self._settings.canary_s
         always = _REHEARSAL if self._settings.is_rehearsal else ()
@@ -243,7 +249,7 @@ class Server:
             OwnDoor(
                 host=host,
                 port=port,
-                token=token,
+                token=self._own.token,
                 tls=None if self._tls is None else self._tls.client_context,
             ),
             lambda: (plane.current.label, plane.canary),

@@ -54,6 +54,10 @@ class ServerSettings:
         How long readiness is false before the door closes.
     canary_s : float
         How often the canary goes through the door.
+    n_fronts : int
+        Processes that hold the doors; 0: the one that scores holds them.
+    run : Path
+        Of a server of several processes: their socket, and why the last of each ended.
 
     Raises
     ------
@@ -78,6 +82,8 @@ class ServerSettings:
     explain: ExplainMode = ExplainMode.NONE
     drain_notice_s: float = limits.DRAIN_NOTICE_S
     canary_s: float = limits.DOOR_CANARY_S
+    n_fronts: int = 0
+    run: Path = Path("run")
 
     def __post_init__(self) -> None:
         """Refuse a door that is open to everybody by mistake."""

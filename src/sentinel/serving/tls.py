@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import secrets
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -42,6 +43,52 @@ class _Files:
     context: ssl.SSLContext
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnClient:
+    """How a server comes through its own door; it is never written anywhere.
+
+    Attributes
+    ----------
+    token : str
+        May do everything.
+    certificate, private_key : bytes
+        PEM, of a client that only the server's own processes trust.
+    """
+
+    token: str = field(repr=False)
+    certificate: bytes = field(repr=False)
+    private_key: bytes = field(repr=False)
+
+    @classmethod
+    def make(cls) -> OwnClient:
+        """Make a new one."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sentinel door canary")])
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=_OWN_DAYS))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        private_key = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return cls(
+            token=secrets.token_urlsafe(32),
+            certificate=certificate.public_bytes(serialization.Encoding.PEM),
+            private_key=private_key,
+        )
+
+
 class Tls:
     """The TLS of one server.
 
@@ -51,6 +98,8 @@ class Tls:
         PEM.
     client_ca : Path or None
         PEM; None: clients need no certificate.
+    own : OwnClient, optional
+        The server as a client of itself; None: a new one.
 
     Raises
     ------
@@ -58,21 +107,27 @@ class Tls:
         ``configuration-invalid``, ``file-missing``, ``file-unreadable``.
     """
 
-    def __init__(self, certificate: Path, private_key: Path, client_ca: Path | None) -> None:
+    def __init__(
+        self,
+        certificate: Path,
+        private_key: Path,
+        client_ca: Path | None,
+        own: OwnClient | None = None,
+    ) -> None:
         self.paths = tuple(path for path in (certificate, private_key, client_ca) if path)
         self._certificate, self._private_key, self._client_ca = certificate, private_key, client_ca
-        self._own_certificate, self._own_key = _own_client()
+        self._own = own or OwnClient.make()
         self._files = self._read()
         # Handshakes begin with this one, and go on with the newest.
         self.context = self._files.context
         self.context.sni_callback = self._choose
 
     @classmethod
-    def of(cls, settings: ServerSettings) -> Tls | None:
+    def of(cls, settings: ServerSettings, own: OwnClient | None = None) -> Tls | None:
         """Read the TLS files of a server; None without."""
         if settings.certificate is None or settings.private_key is None:
             return None
-        return cls(settings.certificate, settings.private_key, settings.client_ca)
+        return cls(settings.certificate, settings.private_key, settings.client_ca, own)
 
     def renew(self) -> None:
         """Read the files again; a fault leaves everything as it was.
@@ -95,7 +150,7 @@ class Tls:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=self._files.certificate.decode("ascii", "replace"))
         if self._client_ca is not None:
-            _load_chain(context, self._own_certificate, self._own_key)
+            _load_chain(context, self._own.certificate, self._own.private_key)
         return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
@@ -138,7 +193,7 @@ class Tls:
                 context.load_verify_locations(cadata=client_ca.decode("ascii"))
             except (OSError, ValueError) as error:
                 raise _invalid(ca_path, "certificates of a CA in PEM", error) from error
-            context.load_verify_locations(cadata=self._own_certificate.decode("ascii"))
+            context.load_verify_locations(cadata=self._own.certificate.decode("ascii"))
             context.verify_mode = ssl.CERT_REQUIRED
         return _Files(certificate, private_key, client_ca, context)
 
@@ -156,31 +211,6 @@ def _load_chain(context: ssl.SSLContext, certificate: bytes, private_key: bytes)
         context.load_cert_chain(f"/proc/self/fd/{handle}", password=b"")
     finally:
         os.close(handle)
-
-
-def _own_client() -> tuple[bytes, bytes]:
-    """Make the certificate by which this process knows itself; it is never written anywhere."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sentinel door canary")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=_OWN_DAYS))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private_key = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), private_key
 
 
 def _grpc_configuration(files: _Files) -> grpc.ServerCertificateConfiguration:
