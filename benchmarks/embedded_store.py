@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from event_path import make_data, make_release
+from _reference import make_data, make_release
 from replay_features import DAY_MS, ENTITIES, Payment, batch_of, draw, feature_set
 
 from sentinel.cli.session import SessionPlan, open_session

@@ -23,19 +23,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnxruntime
+from _reference import make_data, make_release
 
-from sentinel.cli.release import now_ms
 from sentinel.cli.session import SessionPlan, open_session
 from sentinel.contract import Decoder, RawBatch
 from sentinel.core.configuration import Configuration
 from sentinel.data import EventFile
-from sentinel.data.simulator import Simulation
 from sentinel.features import Engine
-from sentinel.release import LoadedRelease, Pipeline, build_release, load_release
+from sentinel.release import LoadedRelease
 from sentinel.scoring import Sinks
-from sentinel.training import ModelSettings, train
 
-ROOT = Path(__file__).parent.parent
 N_BATCH = 2048
 N_RUNS = 5
 FLOOR, GOAL = 80_000, 120_000
@@ -50,24 +47,6 @@ def main() -> None:
         release = make_release(folder, events, feedback)
         batches = list(EventFile(events).batches(n_events=N_BATCH))[-150:]
         measure(folder, release, batches)
-
-
-def make_data(folder: Path) -> tuple[Path, Path]:
-    """Simulate three weeks of 20,000 cards."""
-    world = Simulation(
-        seed=7, n_cards=20_000, n_merchants=3_000, days=21, events_per_day=25_000, fraud_share=0.01
-    )
-    written = world.write(folder)
-    return written.events, written.feedback
-
-
-def make_release(folder: Path, events: Path, feedback: Path) -> LoadedRelease:
-    """Train 200 trees of 31 leaves on the example's pipeline."""
-    pipeline = Pipeline.load(ROOT / "examples" / "card_fraud" / "pipeline.py")
-    settings = ModelSettings(n_rounds_max=200, n_leaves=31, stop_after_rounds=200)
-    candidate = train(pipeline, events, feedback, settings=settings)
-    build_release(candidate, folder / "release", created_at_ms=now_ms())
-    return load_release(folder / "release", None, now_ms=now_ms(), allow_unapproved=True)
 
 
 def measure(folder: Path, release: LoadedRelease, batches: list[RawBatch]) -> None:

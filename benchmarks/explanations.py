@@ -31,7 +31,7 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 import uvloop
-from event_path import make_data, make_release
+from _reference import make_data, make_release
 from one_row_requests import wait_for
 
 from sentinel.core.configuration import Configuration

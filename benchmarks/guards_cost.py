@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from _reference import N_LEAVES, N_TREES, fit_reference
 
 from sentinel.contract import Decoder, EventBatch, Quarantine, RawBatch
 from sentinel.data.simulator import Simulation
@@ -62,7 +63,6 @@ N_BATCH = 4_096
 N_BLOCK = 16  # one segment of the decision log
 N_BLOCKS = 8
 N_WARM = 12
-N_TREES, N_LEAVES = 200, 31
 LIMIT, GOAL = 0.15, 0.08
 Float32Array = npt.NDArray[np.float32]
 
@@ -115,23 +115,7 @@ def raw_batches() -> list[RawBatch]:
 
 def fit(values: Float32Array) -> tuple[bytes, npt.NDArray[np.int64]]:
     """Fit trees of the reference size to made-up targets; return ONNX and each row's leaves."""
-    import lightgbm
-
-    rng = np.random.default_rng(0)
-    ranks = values.argsort(axis=0).argsort(axis=0) / len(values)
-    raw = ranks[:, 0] + ranks[:, 5] * ranks[:, 9] + ranks[:, 20] + rng.normal(0, 0.3, len(values))
-    booster = lightgbm.train(
-        {
-            "objective": "binary",
-            "num_leaves": N_LEAVES,
-            "learning_rate": 0.05,
-            "verbosity": -1,
-            "num_threads": 2,
-            "use_missing": False,
-        },
-        lightgbm.Dataset(values, label=raw > np.quantile(raw, 0.97)),
-        num_boost_round=N_TREES,
-    )
+    booster = fit_reference(values)
     trees = read_trees(booster, n_rounds=N_TREES, n_features=values.shape[1])
     return to_onnx(trees), booster.predict(values[:20_000], pred_leaf=True)
 

@@ -24,17 +24,16 @@ import uuid
 from collections import deque
 from pathlib import Path
 
+import _reference
 import confluent_kafka as kafka
 import msgspec
 import numpy as np
+from _reference import make_data
 
 from sentinel.cli.release import now_ms
-from sentinel.data.simulator import Simulation
-from sentinel.release import LoadedRelease, Pipeline, build_release, load_release
+from sentinel.release import LoadedRelease, load_release
 from sentinel.testing.mock_kafka import MockKafka
-from sentinel.training import ModelSettings, train
 
-ROOT = Path(__file__).parent.parent
 N_RUNS = 5
 N_EVENTS = 200_000
 N_PARTITIONS = 32
@@ -67,17 +66,11 @@ def main() -> None:
 
 
 def make_release(folder: Path) -> list[tuple[bytes, bytes, int]]:
-    """Train 200 trees of 31 leaves; return value, key and time of the events to carry."""
-    world = Simulation(
-        seed=7, n_cards=20_000, n_merchants=3_000, days=21, events_per_day=25_000, fraud_share=0.01
-    )
-    written = world.write(folder / "data")
-    pipeline = Pipeline.load(ROOT / "examples" / "card_fraud" / "pipeline.py")
-    settings = ModelSettings(n_rounds_max=200, n_leaves=31, stop_after_rounds=200)
-    candidate = train(pipeline, written.events, written.feedback, settings=settings)
-    build_release(candidate, folder / "release", created_at_ms=now_ms())
+    """Build the reference release; return value, key and time of the events to carry."""
+    events, feedback = make_data(folder / "data")
+    _reference.make_release(folder, events, feedback)
     found = []
-    with written.events.open("rb") as file:
+    with events.open("rb") as file:
         for line in list(file)[-N_EVENTS:]:
             event = json.loads(line)
             found.append((line.rstrip(), event["card_id"].encode(), event["occurred_at"]))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from event_path import make_data, make_release
+from _reference import make_data, make_release
 from one_row_requests import wait_for
 
 from sentinel.core.configuration import Configuration
