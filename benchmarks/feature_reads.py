@@ -19,10 +19,10 @@ import numpy.typing as npt
 from replay_features import batch_of, draw, feature_set
 
 from sentinel.features import compile_plan
-from sentinel.features.stores.redis_link import RedisLink
-from sentinel.features.stores.redis_reader import FeatureReader, hash_texts
-from sentinel.features.stores.redis_script import Keys
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.link import RedisLink
+from sentinel.features.stores.redis.reader import FeatureReader, hash_texts
+from sentinel.features.stores.redis.script import Keys
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.redis_server import RedisServer
 
 N_ENTITIES = 5_000

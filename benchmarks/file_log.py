@@ -71,7 +71,7 @@ def write_lines(folder: Path, lines: list[tuple[bytes, bytes, int]]) -> None:
 
 def append(folder: Path, lines: list[tuple[bytes, bytes, int]], kind: str) -> None:
     """Make a log: an event goes to the partition of its card."""
-    from sentinel.streaming.file_log import FileLogWriter, create_topic
+    from sentinel.streaming.file_log.log import FileLogWriter, create_topic
 
     create_topic(folder, "events", N_PARTITIONS)
     create_topic(folder, "decisions", N_PARTITIONS)
@@ -155,7 +155,7 @@ def in_bytes(folder: Path, run: int) -> dict[str, float]:
 
 def appended(folder: Path, run: int) -> dict[str, float]:
     """Append the events to one partition."""
-    from sentinel.streaming.file_log import FileLogWriter, create_topic
+    from sentinel.streaming.file_log.log import FileLogWriter, create_topic
 
     values = [line for line, _, _ in events_of(folder)]
     create_topic(folder / f"append-{run}", "t", 1)
@@ -190,7 +190,7 @@ def by_line(folder: Path, run: int) -> dict[str, float]:
 
 def read(folder: Path, run: int) -> dict[str, float]:
     """Read the log in batches."""
-    from sentinel.streaming.file_log_reader import FileLog
+    from sentinel.streaming.file_log.reader import FileLog
 
     log = FileLog(folder / "clean", "events")
     began = time.process_time()
@@ -204,8 +204,8 @@ def catch_up(folder: Path, kind: str, run: int) -> dict[str, float]:
     """Be `sentinel stream` behind a lag: contract, durable state, guards, outputs."""
     from sentinel.features.stores.embedded import Durability
     from sentinel.monitoring import Metrics
-    from sentinel.streaming.file_log_worker import open_file_log_worker
-    from sentinel.streaming.stream_job import Step, StreamJob
+    from sentinel.streaming.file_log.worker import open_file_log_worker
+    from sentinel.streaming.stream.job import Step, StreamJob
 
     loaded = kafka_worker.loaded({"release": str(folder / "release")})
     n_events = sum(1 for _ in (folder / "events.ndjson").open("rb"))

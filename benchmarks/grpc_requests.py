@@ -33,7 +33,7 @@ from _reference import make_data, make_release, open_release
 from one_row_requests import event_load, open_session, processor_s, rows_of, run_sentinel, wait_for
 
 from sentinel.release import LoadedRelease
-from sentinel.serving.grpc_messages import message
+from sentinel.serving.doors.grpc_messages import message
 
 CONCURRENCIES = (1, 16, 64)
 WARM_S, RUN_S, N_RUNS = 0.5, 2.0, 3

@@ -297,9 +297,9 @@ def micro(order: dict[str, object]) -> tuple[float, float]:
 def worker(order: dict[str, object]) -> tuple[float, float]:
     """Be `sentinel stream`: contract, durable state, all guards, outputs marked."""
     from sentinel.monitoring import Metrics
-    from sentinel.streaming.kafka_settings import KafkaSettings
-    from sentinel.streaming.kafka_worker import open_worker
-    from sentinel.streaming.stream_job import Step, StreamJob
+    from sentinel.streaming.kafka.settings import KafkaSettings
+    from sentinel.streaming.kafka.worker import open_worker
+    from sentinel.streaming.stream.job import Step, StreamJob
 
     stop = threading.Event()
     n_events = int(str(order["n_events"]))

@@ -18,7 +18,7 @@ from replay_features import batch_of, draw, feature_set
 
 from sentinel.contract import EventBatch
 from sentinel.features import Engine, compile_plan
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.redis_server import RedisServer
 
 N_EVENTS = 100_000

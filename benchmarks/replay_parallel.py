@@ -23,8 +23,8 @@ from replay_features import ENTITIES, WINDOWS, draw, feature_set
 
 from sentinel.data import EventFile
 from sentinel.features import compile_plan, replay
-from sentinel.features.replay_parallel import ParallelReplay, replay_parallel
-from sentinel.features.spark_replay import lines_on_spark, replay_on_spark
+from sentinel.features.history.on_spark import lines_on_spark, replay_on_spark
+from sentinel.features.history.parallel import ParallelReplay, replay_parallel
 
 N_EVENTS = 300_000
 N_RIVAL = 10_000

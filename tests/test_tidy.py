@@ -37,7 +37,11 @@ PURE = (
 )
 IMPURE_MODULES = {"time", "random", "os", "socket", "asyncio", "logging"}
 # The three named boundaries where everything may be caught.
-BROAD_EXCEPT_BOUNDARIES = {"cli/boundary.py", "serving/attempt.py", "streaming/file_worker.py"}
+BROAD_EXCEPT_BOUNDARIES = {
+    "cli/boundary.py",
+    "serving/batching/attempt.py",
+    "streaming/file_worker.py",
+}
 # Words of pickles, by any of their names.
 PICKLES = re.compile(r"\b(pickle|joblib|dill|cloudpickle|torch\.load|allow_pickle=True)\b")
 

@@ -17,7 +17,7 @@ import pytest
 from sentinel.cli.exits import ExitCode
 from sentinel.contract import RawBatch
 from sentinel.contract.decoder import Decoder
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.release import load_release
 from sentinel.testing.redis_server import RedisServer
 

@@ -19,7 +19,7 @@ import pytest
 from sentinel.contract import RawBatch
 from sentinel.contract.decoder import Decoder
 from sentinel.features import Engine
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.release import load_release
 from sentinel.testing.mock_kafka import MockKafka
 from sentinel.testing.redis_server import RedisServer

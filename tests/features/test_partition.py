@@ -43,8 +43,8 @@ from sentinel.features import (
     compile_plan,
 )
 from sentinel.features.definitions import EntityFeature
-from sentinel.features.partition import GlobalOrder, divide, owner_of
-from sentinel.features.shard import Cutter, Shard
+from sentinel.features.history.partition import GlobalOrder, divide, owner_of
+from sentinel.features.history.shard import Cutter, Shard
 
 
 def across_entities() -> FeatureSet:

@@ -15,10 +15,10 @@ from raw_world import EVENTS, PLAN, VERDICTS, batches, payment, verdict
 from sentinel.contract import RawBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import replay
-from sentinel.features.partition import divide
-from sentinel.features.replay_parallel import ParallelReplay, replay_parallel
-from sentinel.features.replay_rounds import RoundPacker
-from sentinel.features.replay_slots import SlotShape, make_shared, open_slots
+from sentinel.features.history.parallel import ParallelReplay, replay_parallel
+from sentinel.features.history.partition import divide
+from sentinel.features.history.rounds import RoundPacker
+from sentinel.features.history.slots import SlotShape, make_shared, open_slots
 
 SMALL = SlotShape(
     n_fields=len(Payment.schema.fields),

@@ -29,7 +29,7 @@ from sentinel.features import (
     compile_plan,
     replay,
 )
-from sentinel.features import spark_replay as on_spark
+from sentinel.features.history import on_spark
 
 needs_spark = pytest.mark.skipif(
     importlib.util.find_spec("pyspark") is None or shutil.which("java") is None,

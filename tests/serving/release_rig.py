@@ -19,7 +19,7 @@ from tests.release.conftest import (
 from sentinel.features import CategoryEncoding
 from sentinel.release import Candidate, LoadedRelease, ReferenceRows, build_release, load_release
 from sentinel.release.candidate import ParitySample
-from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.releases.release_source import ReleaseSource
 
 
 def next_candidate(version: str, *, seed: int, **changes: object) -> Candidate:

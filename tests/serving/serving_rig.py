@@ -21,7 +21,7 @@ from sentinel.release import LoadedRelease, load_release
 from sentinel.scoring.champion import GuardedChampion
 from sentinel.serving.opening import Opened, open_parts
 from sentinel.serving.plane import Plane
-from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.releases.release_source import ReleaseSource
 from sentinel.serving.server import Addresses, Server
 from sentinel.serving.settings import ServerSettings
 

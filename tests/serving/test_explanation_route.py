@@ -11,7 +11,7 @@ import pytest
 from serving_rig import MODEL, Answered, Served, infer_body, payment, served
 from tests.serving.explanation_rig import explained_release, wait_until
 
-from sentinel.serving.kept_explanations import EXPLANATIONS_FOLDER, find_explanation
+from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER, find_explanation
 from sentinel.serving.settings import ExplainMode
 
 

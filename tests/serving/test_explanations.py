@@ -24,10 +24,10 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease, load_release
 from sentinel.scoring import Outcome
-from sentinel.serving.explainer import ExplainerProcess
-from sentinel.serving.explanations import Explanations, Tap, watch
-from sentinel.serving.kept_explanations import find_explanation
-from sentinel.serving.recent_rows import RecentRows
+from sentinel.serving.explanations.explainer import ExplainerProcess
+from sentinel.serving.explanations.explanations import Explanations, Tap, watch
+from sentinel.serving.explanations.kept import find_explanation
+from sentinel.serving.explanations.recent_rows import RecentRows
 from sentinel.serving.settings import ExplainMode
 
 
@@ -244,7 +244,7 @@ def test_the_explainer_runs_below_the_priority_of_the_server(
 def test_the_explainer_ends_when_its_server_is_killed() -> None:
     """Its input ends with the process that held the other end."""
     code = (
-        "import time; from sentinel.serving.explainer import ExplainerProcess\n"
+        "import time; from sentinel.serving.explanations.explainer import ExplainerProcess\n"
         "made = ExplainerProcess(None); made._pipes(); print(made.pid, flush=True)\n"
         "time.sleep(60)"
     )

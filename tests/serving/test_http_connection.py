@@ -171,8 +171,8 @@ def test_more_connections_than_there_is_room_for_are_refused(tmp_path: Path) -> 
 def _door(running: Served) -> object:
     import gc
 
-    from sentinel.serving.http_connection import HttpDoor
-    from sentinel.serving.http_routes import HttpRoutes
+    from sentinel.serving.doors.http_connection import HttpDoor
+    from sentinel.serving.doors.http_routes import HttpRoutes
 
     (door,) = (
         found

@@ -19,8 +19,8 @@ from serving_rig import GOLDEN, MODEL, Served, infer_body, payment, served
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.main import app
-from sentinel.serving.grpc_messages import SERVICES, message
-from sentinel.serving.operator_routes import MEANINGS
+from sentinel.serving.doors.grpc_messages import SERVICES, message
+from sentinel.serving.doors.operator_routes import MEANINGS
 
 SECRETS = {name: (name[0] * 40) for name in ("score", "read", "operate")}
 TOKENS = "format = 1\n" + "".join(

@@ -18,8 +18,8 @@ from sentinel.cli.exits import ExitCode, exit_code_of
 from sentinel.cli.main import app
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.batching.work import Kind, Piece, Work
 from sentinel.serving.profiling import Recorder, read_seconds
-from sentinel.serving.work import Kind, Piece, Work
 
 PATH = "/v1/operate/profile"
 

@@ -14,7 +14,7 @@ from serving_rig import MODEL, N_FEATURES, Served, payment
 from tritonclient.utils import InferenceServerException
 
 from sentinel.core import limits
-from sentinel.serving.grpc_messages import message
+from sentinel.serving.doors.grpc_messages import message
 
 ROWS = np.array([[19.5, 1, 20, 60, 1], [900, 3, 20, 5, 0]], dtype=np.float32)
 

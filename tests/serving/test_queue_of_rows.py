@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.queue_of_rows import OverloadedError, RowQueue
-from sentinel.serving.service_time import ServiceTime
-from sentinel.serving.work import Kind, Work
+from sentinel.serving.batching.queue_of_rows import OverloadedError, RowQueue
+from sentinel.serving.batching.service_time import ServiceTime
+from sentinel.serving.batching.work import Kind, Work
 
 
 def _work(

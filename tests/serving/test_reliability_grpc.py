@@ -17,8 +17,8 @@ import pytest
 from serving_rig import MODEL, Served, payment
 
 from sentinel.core import limits
-from sentinel.serving.grpc_door import _host
-from sentinel.serving.grpc_messages import message
+from sentinel.serving.doors.grpc_door import _host
+from sentinel.serving.doors.grpc_messages import message
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"

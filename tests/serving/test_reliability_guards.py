@@ -15,7 +15,7 @@ import pytest
 from serving_rig import Served, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.grpc_messages import message
+from sentinel.serving.doors.grpc_messages import message
 from sentinel.testing.load_generator import Schedule, Traffic, put_load, put_load_async, saturate
 
 Float32Array = npt.NDArray[np.float32]

@@ -251,7 +251,7 @@ def test_before_the_first_right_answer_it_is_live_and_neither_started_nor_ready(
 
 
 def _idle_state() -> object:
-    from sentinel.serving.batcher import BatcherState
+    from sentinel.serving.batching.batcher import BatcherState
 
     return BatcherState(
         n_rows=0, n_works=0, busy_for_s=0.0, heartbeat_age_s=0.0, is_alive=True, failure="",

@@ -14,7 +14,7 @@ import pytest
 from serving_rig import MODEL, Served, payment
 
 from sentinel.core import limits
-from sentinel.serving import http_message
+from sentinel.serving.doors import http_message
 
 GET = b"GET /v2 HTTP/1.1\r\nhost: a\r\n"
 POST = b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"

@@ -22,7 +22,7 @@ import pytest
 from process_rig import ServerProcess, server_process, wait_until
 from serving_rig import Served, payment, served
 
-from sentinel.serving.grpc_messages import message
+from sentinel.serving.doors.grpc_messages import message
 from sentinel.testing.load_generator import (
     LoadReport,
     Schedule,

@@ -24,8 +24,8 @@ from serving_rig import GOLDEN, Served, infer_body, payment, served
 
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import SentinelError
-from sentinel.serving.access import Access, Scope
-from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.releases.release_source import ReleaseSource
 from sentinel.serving.settings import ServerSettings
 
 SECRET = "canary-secret-0123456789abcdefghijklmnop"

@@ -23,7 +23,7 @@ from sentinel.testing.load_generator import Traffic, saturate
 BOUND_BYTES, BOUND_REQUESTS, BOUND_BYTES_MIN = 80.0, 30_000, 1.0
 ROUND = 1_000
 LEAK = """
-from sentinel.serving.http_routes import HttpRoutes
+from sentinel.serving.doors.http_routes import HttpRoutes
 kept, plain = [], HttpRoutes.__call__
 def leaking(self, request):
     kept.append(bytes(67))  # 100 bytes with its head

@@ -13,9 +13,9 @@ import pytest
 from serving_rig import MODEL, N_FEATURES, Served, infer_body
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.grpc_door import read_values
-from sentinel.serving.grpc_messages import message
-from sentinel.serving.tensors import read_infer
+from sentinel.serving.doors.grpc_door import read_values
+from sentinel.serving.doors.grpc_messages import message
+from sentinel.serving.doors.tensors import read_infer
 
 ROW = [19.5, 1.0, 20.0, 60.0, 1.0]
 HUGE = [

@@ -20,9 +20,9 @@ import pytest
 from serving_rig import GOLDEN, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.access import Access, Scope
+from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.status_codes import GRPC_STATUS, HTTP_STATUS
 from sentinel.serving.settings import ServerSettings
-from sentinel.serving.status_codes import GRPC_STATUS, HTTP_STATUS
 
 SECRET = "s" * 43
 READER = "r" * 43

@@ -20,7 +20,7 @@ from sentinel.cli.main import app
 from sentinel.core import limits
 from sentinel.scoring import Outcome, ServedBy
 from sentinel.scoring.guards import Answer
-from sentinel.serving.comparison import Answered, Comparison, paired_difference, wilson
+from sentinel.serving.releases.comparison import Answered, Comparison, paired_difference, wilson
 
 
 def _shadowed(running: Served) -> None:

@@ -16,7 +16,7 @@ import serving_rig
 from serving_rig import Served, payment, served
 
 from sentinel.features.stores.choice import parse_store
-from sentinel.features.stores.redis_store import RedisStore
+from sentinel.features.stores.redis.store import RedisStore
 from sentinel.scoring.policy import StalePolicy
 from sentinel.testing.redis_server import RedisServer
 

@@ -20,8 +20,8 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.choice import parse_store
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
-from sentinel.serving.swap import TABLE, Place, Step
-from sentinel.serving.work import Answers, Kind, Piece, TensorAnswers, Work
+from sentinel.serving.batching.work import Answers, Kind, Piece, TensorAnswers, Work
+from sentinel.serving.releases.swap import TABLE, Place, Step
 
 Trials = Iterable[int]
 ROW = [19.5, 1.0, 20.0, 60.0, 0.2]

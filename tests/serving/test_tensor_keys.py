@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.tensors import read_infer
+from sentinel.serving.doors.tensors import read_infer
 
 TENSOR = b'{"name":"features","shape":[1,2],"datatype":"FP32","data":[1.0,2.0]}'
 

@@ -21,9 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from serving_rig import Served, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.grpc_messages import message
+from sentinel.serving.doors.grpc_messages import message
+from sentinel.serving.doors.tls import Tls
 from sentinel.serving.settings import ServerSettings
-from sentinel.serving.tls import Tls
 
 DAY = dt.timedelta(days=1)
 

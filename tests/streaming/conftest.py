@@ -16,7 +16,7 @@ from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
 from sentinel.release import verify_release
 from sentinel.scoring import Sinks
-from sentinel.streaming.stream_state import StreamState
+from sentinel.streaming.stream.state import StreamState
 
 RELEASE_KIT = Path(__file__).parent.parent / "release" / "conftest.py"
 

@@ -13,10 +13,10 @@ from sentinel.features import Engine
 from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
 from sentinel.release import verify_release
-from sentinel.streaming.file_log_worker import open_file_log_worker
-from sentinel.streaming.kafka_settings import KafkaSettings
-from sentinel.streaming.kafka_worker import open_worker
-from sentinel.streaming.stream_job import Step, StreamJob
+from sentinel.streaming.file_log.worker import open_file_log_worker
+from sentinel.streaming.kafka.settings import KafkaSettings
+from sentinel.streaming.kafka.worker import open_worker
+from sentinel.streaming.stream.job import Step, StreamJob
 
 
 def die_in_the_kernel(position: int) -> None:

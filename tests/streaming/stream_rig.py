@@ -17,8 +17,8 @@ from pathlib import Path
 import confluent_kafka as kafka
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from sentinel.streaming.file_log import FileLogWriter, create_topic
-from sentinel.streaming.file_log_reader import FileLog
+from sentinel.streaming.file_log.log import FileLogWriter, create_topic
+from sentinel.streaming.file_log.reader import FileLog
 from sentinel.testing.mock_kafka import MockKafka
 
 CHILD = Path(__file__).parent / "stream_child.py"

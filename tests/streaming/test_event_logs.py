@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stream_rig import Cluster, named_cluster
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.streaming.event_log import Ends, GroupLog, KeyedBatch, cut
-from sentinel.streaming.file_log import FileLogWriter, create_topic
-from sentinel.streaming.file_log_reader import FileLog
-from sentinel.streaming.kafka_log import KafkaLog
-from sentinel.streaming.kafka_settings import KafkaSettings
+from sentinel.streaming.file_log.log import FileLogWriter, create_topic
+from sentinel.streaming.file_log.reader import FileLog
+from sentinel.streaming.kafka.log import KafkaLog
+from sentinel.streaming.kafka.settings import KafkaSettings
+from sentinel.streaming.stream.event_log import Ends, GroupLog, KeyedBatch, cut
 from sentinel.testing.memory_log import MemoryLog, MemoryTopic
 from sentinel.testing.mock_kafka import MockKafka
 

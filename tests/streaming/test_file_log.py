@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.streaming.event_log import Ends
-from sentinel.streaming.file_log import FileLogWriter, create_topic, partitions_of
-from sentinel.streaming.file_log_frames import decode_frame, encode_frame, read_head
-from sentinel.streaming.file_log_reader import FileLog
+from sentinel.streaming.file_log.frames import decode_frame, encode_frame, read_head
+from sentinel.streaming.file_log.log import FileLogWriter, create_topic, partitions_of
+from sentinel.streaming.file_log.reader import FileLog
+from sentinel.streaming.stream.event_log import Ends
 from sentinel.testing import can_mount, small_disk
 
 Values = list[bytes | None]
@@ -128,7 +128,7 @@ def test_two_writers_in_turns_see_each_others_events(folder: Path) -> None:
 APPEND = """
 import sys
 from pathlib import Path
-from sentinel.streaming.file_log import FileLogWriter
+from sentinel.streaming.file_log.log import FileLogWriter
 writer = FileLogWriter(Path(sys.argv[1]), "t", segment_bytes=4000)
 number = 0
 while True:

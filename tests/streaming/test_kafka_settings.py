@@ -8,8 +8,8 @@ import pytest
 
 from sentinel.core.configuration import load_configuration, load_table
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.streaming.kafka_log import consumer_of
-from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
+from sentinel.streaming.kafka.log import consumer_of
+from sentinel.streaming.kafka.settings import KafkaSettings, client_settings
 
 
 def settings(**client: str | int) -> KafkaSettings:

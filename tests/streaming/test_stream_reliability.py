@@ -28,11 +28,11 @@ from sentinel.release import LoadedRelease, verify_release
 from sentinel.release.decision_log import log_context
 from sentinel.scoring import ReplayClock, Scorer, Sinks
 from sentinel.streaming import DecisionValve
-from sentinel.streaming.event_log import KeyedBatch, Read
-from sentinel.streaming.file_log import create_topic
-from sentinel.streaming.file_log_reader import FileLog
-from sentinel.streaming.file_log_sink import FileLogSink
-from sentinel.streaming.stream_worker import StreamWorker
+from sentinel.streaming.file_log.log import create_topic
+from sentinel.streaming.file_log.reader import FileLog
+from sentinel.streaming.file_log.sink import FileLogSink
+from sentinel.streaming.stream.event_log import KeyedBatch, Read
+from sentinel.streaming.stream.worker import StreamWorker
 from sentinel.testing import can_mount, small_disk
 from sentinel.testing.memory_log import MemoryLog
 

@@ -12,8 +12,8 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import FeaturePlan
 from sentinel.features.stores.embedded import Durability
 from sentinel.release import verify_release
-from sentinel.streaming.stream_job import check_partition_key
-from sentinel.streaming.stream_state import StreamState
+from sentinel.streaming.stream.job import check_partition_key
+from sentinel.streaming.stream.state import StreamState
 
 
 class Case(Protocol):

@@ -21,7 +21,7 @@ from sentinel.monitoring import Metrics
 from sentinel.release import verify_release
 from sentinel.scoring import ReplayClock, Sinks
 from sentinel.streaming import FileJob, FileWorker
-from sentinel.streaming.stream_job import Step
+from sentinel.streaming.stream.job import Step
 from sentinel.testing.mock_kafka import MockKafka
 
 

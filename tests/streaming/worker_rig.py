@@ -10,12 +10,12 @@ from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
 from sentinel.release import LoadedRelease
 from sentinel.scoring import Scorer
-from sentinel.streaming.file_log_sink import FileLogSink
-from sentinel.streaming.stream_ends import KeepsDecisions, StreamEnds
-from sentinel.streaming.stream_job import StreamJob
-from sentinel.streaming.stream_opening import assemble
-from sentinel.streaming.stream_state import StreamState
-from sentinel.streaming.stream_worker import StreamWorker
+from sentinel.streaming.file_log.sink import FileLogSink
+from sentinel.streaming.stream.ends import KeepsDecisions, StreamEnds
+from sentinel.streaming.stream.job import StreamJob
+from sentinel.streaming.stream.opening import assemble
+from sentinel.streaming.stream.state import StreamState
+from sentinel.streaming.stream.worker import StreamWorker
 from sentinel.testing import ManualClock
 from sentinel.testing.memory_log import MemoryLog, MemorySink, MemoryTopic
 

@@ -14,7 +14,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from sentinel.contract import Field
-    from sentinel.features.stores.redis_reader import EntityFeatures
+    from sentinel.features.stores.redis.reader import EntityFeatures
 
 group = typer.Typer(no_args_is_help=True, help="Read features from a store.")
 
@@ -55,7 +55,7 @@ def get(  # noqa: PLR0913 -- one parameter a flag
     Distance and velocity are left out: they need an event.
     """
     from sentinel.features.stores.choice import StoreKind
-    from sentinel.features.stores.redis_reader import FeatureReader
+    from sentinel.features.stores.redis.reader import FeatureReader
     from sentinel.release import load_release
 
     chosen = config.store_of(config.load({"store": store}, file=config_file))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sentinel.contract import RawBatch
     from sentinel.data import EventFile
     from sentinel.features import EngineCounts, FeatureSet
-    from sentinel.features.replay_parallel import ParallelReplay
-    from sentinel.features.replay_serial import SerialReplay
+    from sentinel.features.history.parallel import ParallelReplay
+    from sentinel.features.history.serial import SerialReplay
 
     Run = ParallelReplay | SerialReplay
 
@@ -90,8 +90,8 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     """
     from sentinel.data import EventFile
     from sentinel.features import compile_plan
-    from sentinel.features.replay_parallel import ParallelReplay
-    from sentinel.features.replay_serial import SerialReplay
+    from sentinel.features.history.parallel import ParallelReplay
+    from sentinel.features.history.serial import SerialReplay
     from sentinel.hardware import read_machine
 
     inputs = [*events, *(feedback or [])]
@@ -152,7 +152,7 @@ def _write(
     advance: Advance,
 ) -> int:
     """Write the rounds as they come; return how many rows there are."""
-    from sentinel.features.feature_table import feature_schema, to_table
+    from sentinel.features.history.table import feature_schema, to_table
 
     schema = feature_schema(features, {"sentinel.source": ", ".join(f.source for f in files)})
     n_rows = 0

@@ -16,7 +16,7 @@ from sentinel.cli.release import load_trust, now_ms
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from sentinel.features.stores.inspection import SnapshotReport, StoreReport
+    from sentinel.features.stores.embedded.inspection import SnapshotReport, StoreReport
 
 group = typer.Typer(no_args_is_help=True, help="Look at durable feature state, check, compact.")
 
@@ -86,7 +86,7 @@ def compact(
 
 
 def _look(folder: Path) -> StoreReport:
-    from sentinel.features.stores.inspection import look_at_store
+    from sentinel.features.stores.embedded.inspection import look_at_store
 
     return look_at_store(folder)
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from sentinel.release import LoadedRelease
     from sentinel.scoring import Scorer
     from sentinel.streaming import DecisionValve
-    from sentinel.streaming.kafka_settings import KafkaSettings
-    from sentinel.streaming.stream_job import StreamJob
-    from sentinel.streaming.stream_worker import StreamReport, StreamWorker
+    from sentinel.streaming.kafka.settings import KafkaSettings
+    from sentinel.streaming.stream.job import StreamJob
+    from sentinel.streaming.stream.worker import StreamReport, StreamWorker
 
 _PORT_MAX = 65_535
 
@@ -115,7 +115,7 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     """
     from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.embedded import Durability
-    from sentinel.streaming.stream_job import StreamJob
+    from sentinel.streaming.stream.job import StreamJob
 
     place = _source(bootstrap, source, tuple(assignments or ()))
     configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
@@ -200,7 +200,7 @@ def _kafka(
     bootstrap: str | None, group: str, assignments: list[str] | None, config_file: Path | None
 ) -> KafkaSettings:
     from sentinel.core.configuration import load_table
-    from sentinel.streaming.kafka_settings import KafkaSettings, client_settings
+    from sentinel.streaming.kafka.settings import KafkaSettings, client_settings
 
     table = load_table("kafka", os.environ, folder=Path(), file=config_file)
     client = client_settings(table, tuple(assignments or ()))
@@ -245,10 +245,10 @@ def _worker(
     plan: _Plan, loaded: LoadedRelease, metrics: Metrics, decisions: DecisionValve | None
 ) -> tuple[StreamWorker, Scorer]:
     if plan.kafka is not None:
-        from sentinel.streaming.kafka_worker import open_worker
+        from sentinel.streaming.kafka.worker import open_worker
 
         return open_worker(loaded, plan.kafka, plan.job, metrics=metrics, log=decisions)
-    from sentinel.streaming.file_log_worker import open_file_log_worker
+    from sentinel.streaming.file_log.worker import open_file_log_worker
 
     folder = plan.source if plan.source is not None else Path()
     return open_file_log_worker(loaded, folder, plan.job, metrics=metrics, log=decisions)

@@ -37,10 +37,10 @@ NATIVE_MODULES = (
     "features/living.py",
     "features/parity.py",
     "features/reading.py",
-    "features/replay_slots.py",
+    "features/history/slots.py",
     "features/rows.py",
-    "features/stores/redis_rows.py",
-    "features/stores/redis_wire.py",
+    "features/stores/redis/rows.py",
+    "features/stores/redis/wire.py",
     "features/tiles.py",
     "data/json_lines.py",
     "data/simulator/genuine.py",
@@ -53,7 +53,7 @@ NATIVE_MODULES = (
     "scoring/sanity.py",
     "scoring/tally.py",
     "serving/interpreter_lock.py",
-    "serving/recent_rows.py",
+    "serving/explanations/recent_rows.py",
 )
 
 

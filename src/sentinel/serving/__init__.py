@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.releases.release_source import ReleaseSource
 from sentinel.serving.server import Addresses, serve
 from sentinel.serving.settings import ServerSettings
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 
 from sentinel.core import limits
-from sentinel.serving.batcher import BatcherState
+from sentinel.serving.batching.batcher import BatcherState
 
 # How old the canary's last answer may be: two periods and the time one may take.
 _AGE_S_MAX = 2 * limits.DOOR_CANARY_S + limits.DOOR_CANARY_WAIT_S

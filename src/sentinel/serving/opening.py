@@ -21,10 +21,10 @@ from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.release import LoadedRelease, Standing
 from sentinel.release.decision_log import log_context, open_decision_log
 from sentinel.scoring import Scorer, Sinks
-from sentinel.serving.explanations import Explanations, Tap, watch
-from sentinel.serving.kept_explanations import EXPLANATIONS_FOLDER
+from sentinel.serving.explanations.explanations import Explanations, Tap, watch
+from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER
+from sentinel.serving.releases.working_release import WorkingRelease
 from sentinel.serving.settings import ServerSettings
-from sentinel.serving.working_release import WorkingRelease
 
 
 class LateSink:

@@ -14,15 +14,15 @@ import uvloop
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.http_connection import HttpDoor
-from sentinel.serving.http_message import (
+from sentinel.serving.doors.http_connection import HttpDoor
+from sentinel.serving.doors.http_message import (
     HttpRequest,
     HttpResponse,
     json_response,
 )
-from sentinel.serving.http_routes import HttpRoutes, probe
-from sentinel.serving.listening import listen
-from sentinel.serving.operator_routes import PREFIX, OperatorRoutes
+from sentinel.serving.doors.http_routes import HttpRoutes, probe
+from sentinel.serving.doors.listening import listen
+from sentinel.serving.doors.operator_routes import PREFIX, OperatorRoutes
 from sentinel.serving.plane import Plane
 
 _START_S_MAX = 10.0

@@ -22,17 +22,17 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease, Standing
 from sentinel.scoring import Canary
-from sentinel.serving.attempt import attempt
-from sentinel.serving.batcher import Batcher, BatcherState
-from sentinel.serving.decision_memory import DecisionMemory
-from sentinel.serving.explain_route import explain_tensors
-from sentinel.serving.explanations import Explanations
+from sentinel.serving.batching.attempt import attempt
+from sentinel.serving.batching.batcher import Batcher, BatcherState
+from sentinel.serving.batching.decision_memory import DecisionMemory
+from sentinel.serving.batching.work import Kind, Reply, Work
+from sentinel.serving.doors.explain_route import explain_tensors
+from sentinel.serving.doors.openapi import openapi_document
+from sentinel.serving.explanations.explanations import Explanations
 from sentinel.serving.fronts.door_plane import Told
 from sentinel.serving.health import Health, HealthReport
-from sentinel.serving.openapi import openapi_document
+from sentinel.serving.releases.working_release import WorkingRelease
 from sentinel.serving.settings import ExplainMode
-from sentinel.serving.work import Kind, Reply, Work
-from sentinel.serving.working_release import WorkingRelease
 
 SERVER = "sentinel"
 EXTENSIONS = ("binary_tensor_data",)
@@ -148,7 +148,7 @@ class Plane(Described):
     Attributes
     ----------
     current : WorkingRelease
-        In service; changed in the thread of the door (:mod:`sentinel.serving.swap`).
+        In service; changed in the thread of the door (:mod:`sentinel.serving.releases.swap`).
     """
 
     def __init__(

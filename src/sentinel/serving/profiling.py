@@ -28,12 +28,12 @@ import numpy as np
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.interpreter_lock import LockProbe
-from sentinel.serving.queue_of_rows import OverloadedError
 
 if TYPE_CHECKING:
+    from sentinel.serving.batching.work import Piece, Work
     from sentinel.serving.plane import Plane
-    from sentinel.serving.work import Piece, Work
 
 SECONDS_DEFAULT = 10.0
 _TICK_S = 0.05

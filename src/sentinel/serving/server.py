@@ -1,7 +1,7 @@
 """One server process: its threads, its listeners, its start and its end.
 
 * the *main loop*: HTTP and gRPC doors; it only reads, queues and writes;
-* the *scoring thread*: the scorer and nothing else (:mod:`sentinel.serving.batcher`);
+* the *scoring thread*: the scorer and nothing else (:mod:`sentinel.serving.batching.batcher`);
 * the *operations loop*, a thread: metrics and health on a port of their own, which answer however
   busy the doors are;
 * the *door canary*, a thread: asks the door and tells :class:`Health`.
@@ -29,26 +29,26 @@ from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.monitoring import Health as HealthWord
 from sentinel.release import LoadedRelease
-from sentinel.serving.access import Access
-from sentinel.serving.batcher import Batcher
-from sentinel.serving.decision_memory import DecisionMemory
+from sentinel.serving.batching.batcher import Batcher
+from sentinel.serving.batching.decision_memory import DecisionMemory
+from sentinel.serving.batching.scoring_worker import ScoringWorker
 from sentinel.serving.door_canary import DoorCanary, Finding, OwnDoor
-from sentinel.serving.grpc_door import GrpcDoor
+from sentinel.serving.doors.access import Access
+from sentinel.serving.doors.grpc_door import GrpcDoor
+from sentinel.serving.doors.http_connection import HttpDoor
+from sentinel.serving.doors.http_routes import HttpRoutes
+from sentinel.serving.doors.listening import listen
+from sentinel.serving.doors.operator_routes import OperatorRoutes
+from sentinel.serving.doors.renewal import Renewal
+from sentinel.serving.doors.tls import OwnClient, Tls
 from sentinel.serving.health import Health
-from sentinel.serving.http_connection import HttpDoor
-from sentinel.serving.http_routes import HttpRoutes
-from sentinel.serving.listening import listen
 from sentinel.serving.opening import Opened, open_parts
 from sentinel.serving.operations import Operations
-from sentinel.serving.operator_routes import OperatorRoutes
 from sentinel.serving.plane import Plane
-from sentinel.serving.release_source import ReleaseSource
-from sentinel.serving.renewal import Renewal
-from sentinel.serving.scoring_worker import ScoringWorker
+from sentinel.serving.releases.release_source import ReleaseSource
+from sentinel.serving.releases.swap import Swap
+from sentinel.serving.releases.working_release import WorkingRelease
 from sentinel.serving.settings import ServerSettings
-from sentinel.serving.swap import Swap
-from sentinel.serving.tls import OwnClient, Tls
-from sentinel.serving.working_release import WorkingRelease
 
 _SWEEP_S = 1.0
 _REHEARSAL = ("a rehearsal: event times are not held against the clock",)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sentinel.streaming.decision_file import DecisionFile
-from sentinel.streaming.file_log import FileLogWriter, create_topic
-from sentinel.streaming.file_log_reader import FileLog
+from sentinel.streaming.file_log.log import FileLogWriter, create_topic
+from sentinel.streaming.file_log.reader import FileLog
 from sentinel.streaming.file_worker import FileJob, FileProgress, FileReport, FileWorker, Watchers
 from sentinel.streaming.valves import DecisionValve, RefusalValve, Valves
 

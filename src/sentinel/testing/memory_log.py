@@ -14,8 +14,8 @@ import numpy as np
 
 from sentinel.contract import RawBatch, Refusal
 from sentinel.scoring import DecisionBatch
-from sentinel.streaming.event_log import Ends, KeyedBatch, Member, Read
-from sentinel.streaming.sink_records import decision_records, quarantine_record
+from sentinel.streaming.stream.event_log import Ends, KeyedBatch, Member, Read
+from sentinel.streaming.stream.sink_records import decision_records, quarantine_record
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class MemoryGroup:
 
 
 class MemoryLog:
-    """One reader of a :class:`MemoryTopic`; a :class:`~sentinel.streaming.event_log.GroupLog`.
+    """One reader of a :class:`MemoryTopic`; a ``GroupLog``.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ class MemoryLog:
 
 
 class MemorySink:
-    """Keeps decisions and refusals in lists; a :class:`~sentinel.streaming.stream_ends.StreamSink`.
+    """Keeps decisions and refusals in lists; a :class:`~sentinel.streaming.stream.ends.StreamSink`.
 
     What was not flushed is lost with :meth:`crash`, as in a producer's memory.
 

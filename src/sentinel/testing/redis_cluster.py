@@ -142,13 +142,18 @@ class RedisCluster:
         ids = [self.ask(number, "CLUSTER", "MYID") for number in (source, target)]
         self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
         self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        self.finish_move(slot, source, target, pause_s=pause_s)
+
+    def finish_move(self, slot: int, source: int, target: int, *, pause_s: float = 0.0) -> None:
+        """Move the keys that are left in a slot that is being moved, and the slot."""
+        new_owner = self.ask(target, "CLUSTER", "MYID")
         while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             for key in keys:  # type: ignore[attr-defined]
                 self.ask(source, "MIGRATE", "127.0.0.1", self.ports[target], key, 0, 5000)
                 time.sleep(pause_s)
         # The target first: from then on the slot is never on no node.
         for number in (target, source):
-            self.ask(number, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            self.ask(number, "CLUSTER", "SETSLOT", slot, "NODE", new_owner)
         # A second move before all know of the first may take the slot from everybody.
         self._wait(lambda n: self._owner_at(n, slot) == self.ports[target])
         self._wait(lambda n: self._epoch(n) == self._epoch(target))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from random import Random
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.streaming.event_log import Read
+from sentinel.streaming.stream.event_log import Read
 from sentinel.testing.memory_log import MemoryLog, MemorySink, MemoryTopic
 
 

@@ -26,11 +26,11 @@ from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
 from sentinel.release import LoadedRelease
 from sentinel.scoring import Scorer
-from sentinel.streaming.stream_ends import StreamEnds
-from sentinel.streaming.stream_job import Step, StreamJob
-from sentinel.streaming.stream_opening import assemble
-from sentinel.streaming.stream_state import StreamState
-from sentinel.streaming.stream_worker import StreamWorker
+from sentinel.streaming.stream.ends import StreamEnds
+from sentinel.streaming.stream.job import Step, StreamJob
+from sentinel.streaming.stream.opening import assemble
+from sentinel.streaming.stream.state import StreamState
+from sentinel.streaming.stream.worker import StreamWorker
 from sentinel.testing.manual_clock import ManualClock
 from sentinel.testing.memory_disk import DiskCall, MemoryDisk, PowerCut
 from sentinel.testing.memory_log import MemoryTopic

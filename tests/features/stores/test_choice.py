@@ -13,7 +13,7 @@ from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.choice import StoreKind, open_store, parse_store, redis_settings
 from sentinel.features.stores.durable import DurableStore
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
-from sentinel.features.stores.redis_store import OnLoss
+from sentinel.features.stores.redis.store import OnLoss
 
 PLAN = compile_plan(every_kind())
 

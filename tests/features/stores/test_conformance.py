@@ -22,7 +22,7 @@ from naive_engine import NaiveEngine
 from sentinel.contract import EventBatch
 from sentinel.features import PRESENT, Engine, FeatureMatrix, compile_plan
 from sentinel.features.stores.embedded import EmbeddedStore
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.memory_disk import MemoryDisk
 from sentinel.testing.redis_cluster import RedisCluster
 from sentinel.testing.redis_server import RedisServer

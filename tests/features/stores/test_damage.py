@@ -18,8 +18,8 @@ from sentinel.core.disk import SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
-from sentinel.features.stores.snapshot import snapshot_paths
-from sentinel.features.stores.write_ahead_log import segment_paths
+from sentinel.features.stores.embedded.snapshot import snapshot_paths
+from sentinel.features.stores.embedded.write_ahead_log import segment_paths
 from sentinel.testing.memory_disk import DiskCall, MemoryDisk
 
 if TYPE_CHECKING:

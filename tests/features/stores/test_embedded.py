@@ -33,8 +33,8 @@ from sentinel.features import (
     compile_plan,
 )
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
-from sentinel.features.stores.snapshot import snapshot_paths
-from sentinel.features.stores.write_ahead_log import segment_paths
+from sentinel.features.stores.embedded.snapshot import snapshot_paths
+from sentinel.features.stores.embedded.write_ahead_log import segment_paths
 from sentinel.testing import sample_events, sample_feedback
 from sentinel.testing.memory_disk import DiskCall, MemoryDisk, PowerCut
 

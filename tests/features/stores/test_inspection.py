@@ -9,9 +9,9 @@ import pytest
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.layout import R_ARENA, R_COUNT, R_ENTITIES, R_EVENTS, R_LIVING, R_NOW
-from sentinel.features.stores.inspection import look_at_store
-from sentinel.features.stores.snapshot import Snapshot, write_snapshot
-from sentinel.features.stores.write_ahead_log import WriteAheadLog
+from sentinel.features.stores.embedded.inspection import look_at_store
+from sentinel.features.stores.embedded.snapshot import Snapshot, write_snapshot
+from sentinel.features.stores.embedded.write_ahead_log import WriteAheadLog
 from sentinel.testing.memory_disk import MemoryDisk
 
 FOLDER = Path("state")

@@ -15,9 +15,9 @@ from sentinel.contract.decoder import Decoder
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import FeatureSet, compile_plan
 from sentinel.features.stores.embedded import EmbeddedStore
-from sentinel.features.stores.inspection import look_at_store
-from sentinel.features.stores.snapshot import FORMAT, snapshot_paths
-from sentinel.features.stores.write_ahead_log import segment_paths
+from sentinel.features.stores.embedded.inspection import look_at_store
+from sentinel.features.stores.embedded.snapshot import FORMAT, snapshot_paths
+from sentinel.features.stores.embedded.write_ahead_log import segment_paths
 from sentinel.testing.memory_disk import MemoryDisk
 
 STATES = Path(__file__).parent.parent.parent / "golden" / "states"

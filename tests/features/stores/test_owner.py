@@ -18,8 +18,8 @@ from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.stores.embedded import EmbeddedStore
-from sentinel.features.stores.records import EVENTS, encode_batch
-from sentinel.features.stores.write_ahead_log import WalRecord, encode_record
+from sentinel.features.stores.embedded.records import EVENTS, encode_batch
+from sentinel.features.stores.embedded.write_ahead_log import WalRecord, encode_record
 from sentinel.testing.memory_disk import MemoryDisk
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import STALE, Engine, FeatureMatrix, compile_plan
-from sentinel.features.stores.redis_link import RedisLink
-from sentinel.features.stores.redis_replica import RedisReplica
-from sentinel.features.stores.redis_store import OnLoss, RedisSettings, RedisStore
+from sentinel.features.stores.redis.link import RedisLink
+from sentinel.features.stores.redis.replica import RedisReplica
+from sentinel.features.stores.redis.store import OnLoss, RedisSettings, RedisStore
 from sentinel.testing.redis_proxy import RedisProxy
 from sentinel.testing.redis_server import RedisServer
 

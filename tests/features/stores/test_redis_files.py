@@ -16,7 +16,7 @@ from feature_world import HOUR_MS, Payment, Verdict, batch_of, every_kind, payme
 from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine, compile_plan
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.redis_server import RedisServer
 
 PLAN = compile_plan(every_kind())

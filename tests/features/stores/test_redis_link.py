@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from sentinel.core.errors import SentinelError
-from sentinel.features.stores.redis_link import RedisLink
+from sentinel.features.stores.redis.link import RedisLink
 from sentinel.testing.redis_server import RedisServer
 
 

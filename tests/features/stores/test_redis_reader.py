@@ -27,8 +27,8 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.data.simulator.contracts import Transaction
 from sentinel.features import DEFAULTED, PRESENT, Count, Engine, Entity, FeatureSet, compile_plan
-from sentinel.features.stores.redis_reader import FeatureReader
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.reader import FeatureReader
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing import sample_events
 from sentinel.testing.redis_server import RedisServer
 

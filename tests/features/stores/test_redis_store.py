@@ -27,7 +27,7 @@ from sentinel.features import (
     Mean,
     compile_plan,
 )
-from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.redis_cluster import free_port
 from sentinel.testing.redis_server import RedisServer
 

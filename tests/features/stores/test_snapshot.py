@@ -11,7 +11,7 @@ import pytest
 
 from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.stores.snapshot import (
+from sentinel.features.stores.embedded.snapshot import (
     Snapshot,
     read_snapshot,
     snapshot_paths,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.stores.write_ahead_log import (
+from sentinel.features.stores.embedded.write_ahead_log import (
     RECORD_HEAD_BYTES,
     WriteAheadLog,
     segment_paths,

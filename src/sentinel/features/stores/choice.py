@@ -30,7 +30,7 @@ from sentinel.features.engine import Engine
 from sentinel.features.plan import FeaturePlan
 
 if TYPE_CHECKING:
-    from sentinel.features.stores.redis_store import RedisSettings, RedisStore
+    from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _QUERY = frozenset({"name", "ca", "cert", "key", "db"})
@@ -208,7 +208,7 @@ def open_redis(
     SentinelError
         What :class:`RedisStore` raises.
     """
-    from sentinel.features.stores.redis_store import RedisStore
+    from sentinel.features.stores.redis.store import RedisStore
 
     settings = redis_settings(choice, plan, is_fenced=is_fenced, is_patient=is_patient)
     return RedisStore(plan, settings)
@@ -218,7 +218,7 @@ def redis_settings(
     choice: StoreChoice, plan: FeaturePlan, *, is_fenced: bool = True, is_patient: bool = False
 ) -> RedisSettings:
     """Say how a store in Redis behaves; as :func:`open_store`."""
-    from sentinel.features.stores.redis_store import OnLoss, RedisSettings
+    from sentinel.features.stores.redis.store import OnLoss, RedisSettings
 
     return RedisSettings(
         url=choice.url,

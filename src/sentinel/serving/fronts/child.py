@@ -31,7 +31,7 @@ from sentinel.serving.fronts.front import Front
 from sentinel.serving.fronts.scoring_server import ScoringServer
 from sentinel.serving.fronts.wire import to_wire
 from sentinel.serving.opening import Opened, open_parts
-from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.releases.release_source import ReleaseSource
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
 _PR_SET_PDEATHSIG = 1

@@ -18,9 +18,9 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.doors.tls import OwnClient
 from sentinel.serving.fronts.wire import WireError
 from sentinel.serving.settings import ServerSettings
-from sentinel.serving.tls import OwnClient
 
 SCORING = "scoring"
 FRONT = "front"

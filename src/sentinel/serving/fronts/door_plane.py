@@ -11,10 +11,10 @@ import numpy.typing as npt
 from sentinel.core.errors import SentinelError
 
 if TYPE_CHECKING:
-    from sentinel.serving.batcher import BatcherState
+    from sentinel.serving.batching.batcher import BatcherState
+    from sentinel.serving.batching.work import Reply, Work
     from sentinel.serving.health import HealthReport
     from sentinel.serving.plane import Limit, ModelMetadata
-    from sentinel.serving.work import Reply, Work
 
 Told = Callable[[bytes | SentinelError | None], None]
 """Told what was found, once, in the thread of the door; None: it is on its way."""

@@ -17,18 +17,18 @@ import time
 from contextlib import AsyncExitStack
 
 from sentinel.core import limits
-from sentinel.serving.access import Access
+from sentinel.serving.doors.access import Access
+from sentinel.serving.doors.grpc_door import GrpcDoor
+from sentinel.serving.doors.http_connection import HttpDoor
+from sentinel.serving.doors.http_routes import HttpRoutes
+from sentinel.serving.doors.listening import listen
+from sentinel.serving.doors.renewal import Renewal
+from sentinel.serving.doors.tls import Tls
 from sentinel.serving.fronts.control import Job, ParentLine, Started
 from sentinel.serving.fronts.link import Link
 from sentinel.serving.fronts.ports import socket_path
 from sentinel.serving.fronts.remote_plane import RemotePlane
 from sentinel.serving.fronts.wire import FROM_SCORING, About, Counted, FromScoring, Hello
-from sentinel.serving.grpc_door import GrpcDoor
-from sentinel.serving.http_connection import HttpDoor
-from sentinel.serving.http_routes import HttpRoutes
-from sentinel.serving.listening import listen
-from sentinel.serving.renewal import Renewal
-from sentinel.serving.tls import Tls
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
 _SWEEP_S = 1.0

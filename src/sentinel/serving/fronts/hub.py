@@ -17,7 +17,9 @@ import numpy as np
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.attempt import attempt
+from sentinel.serving.batching.attempt import attempt
+from sentinel.serving.batching.work import Kind, Reply, Result, Work
+from sentinel.serving.doors.http_routes import HttpRoutes
 from sentinel.serving.fronts.link import Link
 from sentinel.serving.fronts.wire import (
     FROM_FRONT,
@@ -35,9 +37,7 @@ from sentinel.serving.fronts.wire import (
     to_answer,
     to_wire,
 )
-from sentinel.serving.http_routes import HttpRoutes
 from sentinel.serving.plane import Limit, Plane
-from sentinel.serving.work import Kind, Reply, Result, Work
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
 

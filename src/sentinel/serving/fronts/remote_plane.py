@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.batcher import BatcherState
+from sentinel.serving.batching.batcher import BatcherState
+from sentinel.serving.batching.queue_of_rows import OverloadedError, deadline_passed
+from sentinel.serving.batching.work import Kind, Reply, Result, Work
 from sentinel.serving.fronts.door_plane import Told
 from sentinel.serving.fronts.link import Link
 from sentinel.serving.fronts.wire import (
@@ -44,8 +46,6 @@ from sentinel.serving.plane import (
     check_rows,
     feedback_unread,
 )
-from sentinel.serving.queue_of_rows import OverloadedError, deadline_passed
-from sentinel.serving.work import Kind, Reply, Result, Work
 
 _LOST = "the scoring process cannot be reached"
 _NOBODY = State(

@@ -14,18 +14,18 @@ from contextlib import AsyncExitStack
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.doors.grpc_door import GrpcDoor
+from sentinel.serving.doors.http_connection import HttpDoor
+from sentinel.serving.doors.http_routes import HttpRoutes
 from sentinel.serving.fronts.control import Job, ParentLine, Refused, Restarts, Started
 from sentinel.serving.fronts.hub import Hub
 from sentinel.serving.fronts.wire import to_wire
-from sentinel.serving.grpc_door import GrpcDoor
-from sentinel.serving.http_connection import HttpDoor
-from sentinel.serving.http_routes import HttpRoutes
 from sentinel.serving.opening import Opened
 from sentinel.serving.operations import Operations
 from sentinel.serving.plane import Plane
-from sentinel.serving.release_source import ReleaseSource
+from sentinel.serving.releases.release_source import ReleaseSource
+from sentinel.serving.releases.swap import Swap
 from sentinel.serving.server import Addresses, Server
-from sentinel.serving.swap import Swap
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
 

@@ -28,13 +28,13 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.doors.tls import OwnClient
 from sentinel.serving.fronts.control import FRONT, SCORING, Job, Restarts, Served, Started
 from sentinel.serving.fronts.part import Part
 from sentinel.serving.fronts.ports import hold_port, run_folder
 from sentinel.serving.fronts.restarts import Ended, restart_pause_s, write_marker
 from sentinel.serving.server import Addresses
 from sentinel.serving.settings import ServerSettings
-from sentinel.serving.tls import OwnClient
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
 _PROGRAM = (sys.executable, "-m", "sentinel.serving.fronts.child")

@@ -17,9 +17,9 @@ from sentinel.contract import Fault, Refusal
 from sentinel.contract.codes import RefusalCode
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.queue_of_rows import OverloadedError
-from sentinel.serving.scoring_worker import SOURCE, EventRefusedError
-from sentinel.serving.work import Answers, EventAnswers, Kind, TensorAnswers
+from sentinel.serving.batching.queue_of_rows import OverloadedError
+from sentinel.serving.batching.scoring_worker import SOURCE, EventRefusedError
+from sentinel.serving.batching.work import Answers, EventAnswers, Kind, TensorAnswers
 
 _LENGTH = struct.Struct(">I")
 

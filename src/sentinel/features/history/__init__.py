@@ -1,0 +1,1 @@
+"""Replay of histories that outgrow one core: cut by entity, over processes or Spark."""

@@ -1,0 +1,1 @@
+"""State in Redis, one node or a Cluster: shared by writers, in one order of commits."""

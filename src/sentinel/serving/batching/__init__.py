@@ -1,0 +1,1 @@
+"""From requests of many callers to one batch, and back to who asked."""

@@ -1,0 +1,151 @@
+"""Requests and responses of HTTP/1.1, as data."""
+
+from __future__ import annotations
+
+import http
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.batching.queue_of_rows import OverloadedError
+from sentinel.serving.batching.scoring_worker import EventRefusedError
+from sentinel.serving.doors.status_codes import HTTP_STATUS
+
+JSON = b"application/json"
+NDJSON = b"application/x-ndjson"
+_PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+_HEADS: dict[tuple[int, bytes], bytes] = {}
+_RETRY_S_MIN, _RETRY_S_MAX = 1, 30
+_SPREAD_S = itertools.cycle(range(3))
+# Codes whose sentence is made for callers; all others could name files of this machine.
+_FOR_CALLERS = frozenset(
+    code for code, status in HTTP_STATUS.items() if status < 503 and status != 500
+) | {ErrorCode.ANSWER_HELD, ErrorCode.DRAINING, ErrorCode.SERVER_FULL, ErrorCode.DEADLINE_PASSED}
+
+
+@dataclass(slots=True, eq=False)
+class HttpRequest:
+    """One request, whole.
+
+    Attributes
+    ----------
+    method : bytes
+    path, query : bytes
+        As they came: nothing is decoded or normalised.
+    headers : dict of bytes to bytes
+        Names in lower case; values of a repeated name joined by a comma.
+    body : bytes
+    peer : str
+        Address of the other side.
+    respond : callable
+        Takes the response, once.
+    on_abandon : callable or None
+        Called when the client goes away before its response.
+    """
+
+    method: bytes
+    path: bytes
+    query: bytes
+    headers: dict[bytes, bytes]
+    body: bytes
+    peer: str
+    respond: Callable[[HttpResponse], None]
+    on_abandon: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One response.
+
+    Attributes
+    ----------
+    status : int
+    body : bytes
+    content_type : bytes
+    headers : tuple of (bytes, bytes)
+        Beside content type and length.
+    closes : bool
+        The connection ends with it.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    closes: bool = False
+
+    def encode(self, date: bytes, *, is_head: bool = False) -> bytes:
+        """Return the bytes of it."""
+        key = (self.status, self.content_type if self.body else b"")
+        start = _HEADS.get(key) or _HEADS.setdefault(key, _start(*key))
+        parts = [start, b"%d\r\ndate: %b\r\n" % (len(self.body), date)]
+        parts += [b"%b: %b\r\n" % header for header in self.headers]
+        parts.append(b"connection: close\r\n\r\n" if self.closes else b"\r\n")
+        if not is_head:
+            parts.append(self.body)
+        return b"".join(parts)
+
+
+@dataclass(slots=True)
+class Counted:
+    """Responses by status, since the start."""
+
+    by_status: dict[int, int] = field(default_factory=dict)
+
+    def add(self, status: int) -> None:
+        """Count one."""
+        self.by_status[status] = self.by_status.get(status, 0) + 1
+
+
+def json_response(data: object, *, status: int = 200) -> HttpResponse:
+    """Make a response of plain data; never NaN."""
+    return HttpResponse(status, json.dumps(data, allow_nan=False).encode())
+
+
+def error_response(error: SentinelError, *, closes: bool = False) -> HttpResponse:
+    """Make the response that an error is."""
+    status = HTTP_STATUS[error.code]
+    if isinstance(error, OverloadedError) and error.expected.startswith("an answer within"):
+        status = 503
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if status in {429, 503}:
+        headers = ((b"retry-after", str(retry_after_s(error)).encode()),)
+    if status == 401:
+        headers = ((b"www-authenticate", b"Bearer"),)
+    if error.code is ErrorCode.METHOD_UNSUPPORTED:
+        headers = ((b"allow", error.expected.encode()),)
+    body = json.dumps(error_data(error), allow_nan=False).encode()
+    return HttpResponse(status, body, headers=headers, closes=closes)
+
+
+def error_data(error: SentinelError) -> dict[str, object]:
+    """Return what a caller may know of an error."""
+    code = str(error.code)
+    if error.code not in _FOR_CALLERS:
+        return {"error": f"{code}: the server cannot do this now.", "code": code}
+    data: dict[str, object] = {"error": str(error), "code": code}
+    if isinstance(error, EventRefusedError):
+        data["refusal"] = str(error.refusal.code)
+        data["faults"] = [
+            {
+                "code": str(fault.code),
+                "path": fault.path,
+                "expected": fault.expected,
+                "got": fault.got,
+            }
+            for fault in error.refusal.faults
+        ]
+    return data
+
+
+def retry_after_s(error: SentinelError) -> int:
+    """Return the seconds until it is worth trying again, spread so that not all come at once."""
+    wait_s = error.retry_s if isinstance(error, OverloadedError) else 1.0
+    return max(_RETRY_S_MIN, min(_RETRY_S_MAX, round(wait_s) + next(_SPREAD_S)))
+
+
+def _start(status: int, content_type: bytes) -> bytes:
+    kind = b"content-type: %b\r\n" % content_type if content_type else b""
+    return b"HTTP/1.1 %d %b\r\n%bcontent-length: " % (status, _PHRASES[status], kind)

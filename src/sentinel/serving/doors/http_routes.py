@@ -1,0 +1,404 @@
+"""The routes: from a request to a call of the plane, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.monitoring.latency import LatencyHistogram
+from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAnswers, Work
+from sentinel.serving.doors import load_report
+from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.http_message import (
+    JSON,
+    NDJSON,
+    HttpRequest,
+    HttpResponse,
+    error_data,
+    error_response,
+    json_response,
+)
+from sentinel.serving.doors.tensor_answer import encode_infer
+from sentinel.serving.doors.tensors import InferRequest, read_infer
+from sentinel.serving.fronts.door_plane import DoorPlane, Told
+from sentinel.serving.plane import Limit
+
+Handle = Callable[[HttpRequest], HttpResponse | None]
+
+_NDJSON_TYPES = frozenset({NDJSON, b"application/ndjson", b"application/jsonl"})
+_INFER_TYPES = frozenset({b"", JSON, b"application/octet-stream"})
+_TIMEOUT_HEADERS = (b"sentinel-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
+_MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(?:ready|infer|explain))?")
+_DECISIONS = b"/v1/decisions/"
+_EXPLANATION = b"/explanation"
+CANARY_HEADER = b"sentinel-canary"
+RELEASE_HEADER = b"sentinel-release"
+
+
+class HttpRoutes:
+    """The public routes of one plane.
+
+    Parameters
+    ----------
+    plane : DoorPlane
+    access : Access
+    timeout_ms : int
+        Deadline of a request that names none.
+
+    Attributes
+    ----------
+    seconds : LatencyHistogram
+        Of requests that were scored, from the whole request to its response.
+    n_by_status : dict of int to int
+        Responses since the start.
+    """
+
+    def __init__(
+        self,
+        plane: DoorPlane,
+        access: Access,
+        *,
+        timeout_ms: int = limits.REQUEST_TIMEOUT_MS_DEFAULT,
+    ) -> None:
+        self._plane = plane
+        self._access = access
+        self._timeout_s = timeout_ms / 1000
+        self.seconds = LatencyHistogram()
+        self.n_by_status: dict[int, int] = {}
+        self._routes = self._table()
+        self._openapi = b""
+        plane.on_change(self._renew)
+
+    @property
+    def table(self) -> dict[bytes, tuple[bytes, ...]]:
+        """Every path with its methods; a decision's ends in an event id."""
+        table = {path: tuple(methods) for path, methods in self._routes.items()}
+        decision = _DECISIONS + b"{event_id}"
+        return table | {decision: (b"GET",), decision + _EXPLANATION: (b"GET",)}
+
+    def __call__(self, request: HttpRequest) -> HttpResponse | None:
+        """Answer a request, now or later."""
+        try:
+            response = self._handler(request)(request)
+        except SentinelError as error:
+            response = error_response(error)
+        if response is not None:
+            response = self._finish(request, response)
+        return response
+
+    def _handler(self, request: HttpRequest) -> Handle:
+        """Find who answers a request, or refuse it."""
+        methods = self._routes.get(request.path)
+        if methods is None:
+            methods = self._unusual(request)
+        handle = methods.get(b"GET" if request.method == b"HEAD" else request.method)
+        if handle is None:
+            raise SentinelError(
+                ErrorCode.METHOD_UNSUPPORTED,
+                at="request",
+                expected=", ".join(sorted(known.decode() for known in methods)),
+                got=request.method.decode("ascii", "replace"),
+            )
+        encoding = request.headers.get(b"content-encoding", b"identity")
+        if encoding != b"identity":
+            raise _content("content-encoding", "none", encoding)
+        return handle
+
+    # --- the table ---------------------------------------------------------------------------
+
+    def _table(self) -> dict[bytes, dict[bytes, Handle]]:
+        plane = self._plane
+        model = b"/v2/models/" + plane.model_name.encode()
+        version = model + b"/versions/" + plane.model_version.encode()
+        table: dict[bytes, dict[bytes, Handle]] = {
+            b"/v1/score": {b"POST": self._score},
+            b"/v1/feedback": {b"POST": self._feedback},
+            b"/v1/release": {b"GET": self._release},
+            b"/v1/health": {b"GET": self._health},
+            b"/openapi.json": {b"GET": self._document},
+            b"/v2": {b"GET": lambda _: json_response(plane.server_metadata())},
+            b"/v2/health/live": {b"GET": lambda _: probe("live", plane.health().is_live)},
+            b"/v2/health/ready": {b"GET": lambda _: probe("ready", plane.health().is_ready)},
+            b"/v2/models": {b"GET": lambda _: json_response({"models": [plane.model_name]})},
+        }
+        for path in (model, version):
+            table[path] = {b"GET": lambda _: json_response(_metadata(plane))}
+            table[path + b"/ready"] = {b"GET": lambda _: probe("", plane.health().is_ready)}
+            table[path + b"/infer"] = {b"POST": self._infer}
+            table[path + b"/explain"] = {b"POST": self._explain}
+        return table
+
+    def _renew(self) -> None:
+        """Name the release that is in service now."""
+        self._routes, self._openapi = self._table(), b""
+
+    def _unusual(self, request: HttpRequest) -> dict[bytes, Handle]:
+        """Find the routes of paths that hold a name of the caller's."""
+        if request.path.startswith(_DECISIONS):
+            is_why = request.path.endswith(_EXPLANATION)
+            return {b"GET": self._explanation if is_why else self._decision}
+        match = _MODEL_PATH.fullmatch(request.path)
+        if match is not None:
+            name, version = match[1], match[2]
+            self._plane.require_model(
+                name.decode("ascii", "replace"),
+                version.decode("ascii", "replace") if version else None,
+            )
+        raise SentinelError(
+            ErrorCode.ROUTE_UNKNOWN, at="request", expected="a path of docs/serving.md", got="other"
+        )
+
+    # --- events ------------------------------------------------------------------------------
+
+    def _score(self, request: HttpRequest) -> None:
+        events, limit, reply = self._events(request)
+        if CANARY_HEADER in request.headers:
+            self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
+            self._watch(request, self._plane.score_canary(events, limit, reply))
+        else:
+            self._watch(request, self._plane.score(events, limit, reply))
+
+    def _feedback(self, request: HttpRequest) -> None:
+        events, limit, reply = self._events(request)
+        self._watch(request, self._plane.learn(events, limit, reply))
+
+    def _events(self, request: HttpRequest) -> tuple[list[bytes], Limit, Reply]:
+        """Read a body of one event or of lines, who may wait how long, and the way back."""
+        content_type = _content_type(request)
+        is_many = content_type in _NDJSON_TYPES
+        if not is_many and content_type != JSON:
+            raise _content("content-type", f"{JSON.decode()} or {NDJSON.decode()}", content_type)
+        limit = self._limit(request, Scope.SCORE)
+        if is_many:
+            events = [line for line in request.body.split(b"\n") if line and not line.isspace()]
+        else:
+            events = [request.body]
+        started_s = time.monotonic()
+        write = _many if is_many else _one
+
+        def reply(result: Result) -> None:
+            self._reply(request, started_s, result, write)
+
+        return events, limit, reply
+
+    def _decision(self, request: HttpRequest) -> None:
+        self._require(request, Scope.READ)
+        raw = unquote_to_bytes(request.path[len(_DECISIONS) :])
+        self._plane.find_decision(raw.decode("utf-8", "replace"), self._teller(request))
+
+    def _explanation(self, request: HttpRequest) -> None:
+        self._require(request, Scope.READ)
+        raw = unquote_to_bytes(request.path[len(_DECISIONS) : -len(_EXPLANATION)])
+        event_id = raw.decode("utf-8", "replace")
+        self._plane.find_explanation(event_id, self._teller(request, event_id))
+
+    def _teller(self, request: HttpRequest, event_id: str = "") -> Told:
+        """Make the way back of what is looked up: JSON, an error, or not yet."""
+
+        def told(found: bytes | SentinelError | None) -> None:
+            if isinstance(found, SentinelError):
+                response = error_response(found)
+            elif found is not None:
+                response = HttpResponse(200, found)
+            else:
+                body = json.dumps({"event_id": event_id, "status": "pending"}).encode()
+                response = HttpResponse(202, body, headers=((b"retry-after", b"1"),))
+            request.respond(self._finish(request, response))
+
+        return told
+
+    # --- tensors -----------------------------------------------------------------------------
+
+    def _infer(self, request: HttpRequest) -> None:
+        asked, limit = self._read_tensors(request)
+        started_s, name = time.monotonic(), self._plane.model_name
+
+        def write(result: EventAnswers | TensorAnswers) -> HttpResponse:
+            if isinstance(result, EventAnswers):
+                raise TypeError("events where tensors were asked for")
+            return encode_infer(result, asked.body, model=name)
+
+        def reply(result: Result) -> None:
+            self._reply(request, started_s, result, write)
+
+        self._watch(request, self._plane.infer(asked.values, limit, reply))
+
+    def _explain(self, request: HttpRequest) -> None:
+        asked, limit = self._read_tensors(request)
+
+        told = self._teller(request)
+        work = self._plane.explain(asked.values, limit, told, request_id=asked.body.id)
+        self._watch(request, work)
+
+    def _read_tensors(self, request: HttpRequest) -> tuple[InferRequest, Limit]:
+        """Read a request of features, and how long its caller waits."""
+        content_type = _content_type(request)
+        if content_type not in _INFER_TYPES:
+            raise _content("content-type", JSON.decode(), content_type)
+        limit = self._limit(request, Scope.SCORE)
+        plane = self._plane
+        asked = read_infer(
+            request.body, json_bytes=_json_bytes(request), n_features=plane.n_features
+        )
+        body = asked.body
+        if body.model_name is not None or body.model_version is not None:
+            plane.require_model(body.model_name or plane.model_name, body.model_version)
+        timeout = body.parameters.get("timeout")
+        if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
+            seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
+            limit = Limit(tenant=limit.tenant, timeout_s=seconds, at_s=limit.at_s)
+        return asked, limit
+
+    # --- how it is ---------------------------------------------------------------------------
+
+    def _release(self, request: HttpRequest) -> None:
+        self._require(request, Scope.READ)
+        self._plane.find_release(self._teller(request))
+
+    def _document(self, _: HttpRequest) -> HttpResponse:
+        if not self._openapi:
+            self._openapi = self._plane.document()
+        return HttpResponse(200, self._openapi)
+
+    def _health(self, _: HttpRequest) -> HttpResponse:
+        report = self._plane.health()
+        return json_response(report.to_data(), status=200 if report.is_ready else 503)
+
+    # --- private -----------------------------------------------------------------------------
+
+    def _watch(self, request: HttpRequest, work: Work) -> None:
+        request.on_abandon = lambda: self._plane.abandon(work)
+
+    def _reply(
+        self,
+        request: HttpRequest,
+        started_s: float,
+        result: Result,
+        write: Callable[[EventAnswers | TensorAnswers], HttpResponse],
+    ) -> None:
+        if isinstance(result, SentinelError):
+            response = error_response(result)
+        else:
+            try:
+                response = write(result)
+            except SentinelError as error:
+                response = error_response(error)
+            self.seconds.observe(time.monotonic() - started_s)
+        request.respond(self._finish(request, response))
+
+    def _finish(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """Count the response, and say how busy the server is where somebody asks."""
+        counts = self.n_by_status
+        counts[response.status] = counts.get(response.status, 0) + 1
+        form = request.headers.get(load_report.REQUEST_HEADER)
+        if form is None:
+            return response
+        value = load_report.header(form, self._plane.load())
+        if value is None:
+            return response
+        header = (load_report.RESPONSE_HEADER, value)
+        return dataclasses.replace(response, headers=(*response.headers, header))
+
+    def _require(self, request: HttpRequest, scope: Scope) -> str:
+        caller = self._access.require(request.headers.get(b"authorization", b""), scope)
+        return caller.name if caller is not None else request.peer
+
+    def _limit(self, request: HttpRequest, scope: Scope) -> Limit:
+        tenant = self._require(request, scope)
+        timeout_s = self._timeout_s
+        for name in _TIMEOUT_HEADERS:
+            text = request.headers.get(name)
+            if text is not None:
+                timeout_s = _timeout_ms(text) / 1000
+                break
+        return Limit(tenant=tenant, timeout_s=timeout_s)
+
+
+def _one(result: EventAnswers | TensorAnswers) -> HttpResponse:
+    if isinstance(result, TensorAnswers):
+        raise TypeError("tensors where events were asked for")
+    line = result.lines[0]
+    if isinstance(line, SentinelError):
+        return error_response(line)
+    return HttpResponse(200, line, headers=_served(result))
+
+
+def _many(result: EventAnswers | TensorAnswers) -> HttpResponse:
+    if isinstance(result, TensorAnswers):
+        raise TypeError("tensors where events were asked for")
+    lines = [
+        json.dumps({"line": number, **error_data(line)}, allow_nan=False).encode()
+        if isinstance(line, SentinelError)
+        else line
+        for number, line in enumerate(result.lines)
+    ]
+    body = b"\n".join(lines) + b"\n"
+    return HttpResponse(200, body, content_type=NDJSON, headers=_served(result))
+
+
+def _served(answers: EventAnswers) -> tuple[tuple[bytes, bytes], ...]:
+    """Name the release that answered; of a request that saw two, how many lines each."""
+    if len(answers.served) == 1:
+        return ((RELEASE_HEADER, answers.served[0][0].encode()),)
+    text = ", ".join(f"{label};lines={n}" for label, n in answers.served)
+    return ((RELEASE_HEADER, text.encode()),)
+
+
+def probe(name: str, holds: bool) -> HttpResponse:
+    """Answer a probe: by the status, and with a word where the protocol's clients read one."""
+    body = b'{"%b":%b}' % (name.encode(), b"true" if holds else b"false") if name else b""
+    return HttpResponse(200 if holds else 503, body)
+
+
+def _metadata(plane: DoorPlane) -> object:
+    return msgspec.to_builtins(plane.model_metadata())
+
+
+def _content_type(request: HttpRequest) -> bytes:
+    kind, _, parameters = request.headers.get(b"content-type", b"").partition(b";")
+    charset = parameters.strip().lower().replace(b'"', b"")
+    if charset.startswith(b"charset=") and charset != b"charset=utf-8":
+        raise _content("content-type", "charset=utf-8", charset)
+    return kind.strip().lower()
+
+
+def _json_bytes(request: HttpRequest) -> int | None:
+    text = request.headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 12:
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID,
+            at="inference-header-content-length",
+            expected="a number of bytes",
+            got=text.decode("ascii", "replace"),
+        )
+    return int(text)
+
+
+def _timeout_ms(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 12 or not int(text):
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID,
+            at="timeout",
+            expected=f"milliseconds, 1 to {limits.REQUEST_TIMEOUT_MS_MAX}",
+            got=text.decode("ascii", "replace"),
+        )
+    return min(int(text), limits.REQUEST_TIMEOUT_MS_MAX)
+
+
+def _content(at: str, expected: str, got: bytes) -> SentinelError:
+    return SentinelError(
+        ErrorCode.CONTENT_UNSUPPORTED,
+        at=at,
+        expected=expected,
+        got=got.decode("ascii", "replace") or "none",
+    )

@@ -1,0 +1,1 @@
+"""Releases that come and go while the server runs: staged, switched, taken back, compared."""

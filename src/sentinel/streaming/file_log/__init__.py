@@ -1,0 +1,1 @@
+"""A log of files: partitions and positions without a broker."""

@@ -1,0 +1,218 @@
+"""A topic of Kafka as an event log: assigned by the group, placed by the state.
+
+Positions of a topic may have holes that are no loss: the marks of a producer's transactions,
+transactions that were taken back, events that compaction removed. What retention took away is told
+apart by the broker itself: it never answers a read below its first position with a later event, but
+says ``OFFSET_OUT_OF_RANGE``. So a hole *within* what was read is passed and counted, and one
+*before* it stops the worker (``auto.offset.reset`` is ``error``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import confluent_kafka as kafka
+
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.streaming.kafka.batches import read_messages
+from sentinel.streaming.kafka.settings import KafkaSettings
+from sentinel.streaming.stream.event_log import Ends, Member, Read, topic_missing
+
+# The client's own code for a call that its state does not allow (rdkafka.h).
+_STATE = -172
+
+
+class KafkaLog:
+    """One consumer of one topic.
+
+    Parameters
+    ----------
+    settings : KafkaSettings
+    topic : str
+    in_group : bool
+        Whether partitions are given by the group (:meth:`join`) or taken (:meth:`add`).
+    with_keys : bool
+        Whether batches carry the messages' keys, which costs an object an event.
+
+    Raises
+    ------
+    SentinelError
+        ``stream-setting-invalid`` for properties that the client does not know.
+    """
+
+    is_dense = False
+
+    def __init__(
+        self, settings: KafkaSettings, topic: str, *, in_group: bool, with_keys: bool = False
+    ) -> None:
+        self.topic = topic
+        self._with_keys = with_keys
+        self._member: Member | None = None
+        properties = settings.consumer() if in_group else settings.feedback_consumer()
+        self._client = consumer_of(properties)
+
+    def n_partitions(self) -> int:
+        """Ask how many partitions there are.
+
+        Raises
+        ------
+        SentinelError
+            ``stream-topic-missing``; ``stream-failed`` when no broker answers.
+        """
+        return n_partitions_of(self._client, self.topic)
+
+    def ends(self, partition: int) -> Ends:
+        """Ask the broker where a partition begins and ends now.
+
+        Raises
+        ------
+        SentinelError
+            ``stream-failed``.
+        """
+        where = kafka.TopicPartition(self.topic, partition)
+        try:
+            low, high = self._client.get_watermark_offsets(
+                where, timeout=limits.STREAM_REQUEST_S_MAX
+            )
+        except kafka.KafkaException as error:
+            raise _unreachable(f"{self.topic}/{partition}", error) from error
+        return Ends(low, high)
+
+    def known_end(self, partition: int) -> int:
+        """Return the end that the last answers of the broker told."""
+        where = kafka.TopicPartition(self.topic, partition)
+        _, high = self._client.get_watermark_offsets(where, cached=True)
+        return int(high)
+
+    def add(self, positions: Mapping[int, int]) -> None:
+        """Read these partitions too."""
+        self._client.incremental_assign(
+            [kafka.TopicPartition(self.topic, p, at) for p, at in positions.items()]
+        )
+
+    def remove(self, partitions: Sequence[int]) -> None:
+        """Read these no longer."""
+        self._client.incremental_unassign(self._places(partitions))
+
+    def seek(self, partition: int, position: int) -> None:
+        """Go on elsewhere in a partition.
+
+        One that the client has stopped, since the broker does not hold its position, cannot be
+        sought in: it is taken anew.
+        """
+        where = kafka.TopicPartition(self.topic, partition, position)
+        try:
+            self._client.seek(where)
+        except kafka.KafkaException as error:
+            if error.args[0].code() != _STATE:
+                raise _unreachable(f"{self.topic}/{partition}", error) from error
+            self._client.incremental_unassign([where])
+            self._client.incremental_assign([where])
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        """Give nothing of these until they are resumed."""
+        self._client.pause(self._places(partitions))
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        """Go on with paused partitions."""
+        self._client.resume(self._places(partitions))
+
+    def read(self, n_events_max: int, wait_s: float) -> Read:
+        """Take what there is; partitions come and go within this call.
+
+        Raises
+        ------
+        SentinelError
+            ``stream-failed``.
+        """
+        messages = self._client.consume(n_events_max, wait_s)
+        return read_messages(messages, self.topic, with_keys=self._with_keys)
+
+    def join(self, member: Member) -> None:
+        """Join the group."""
+        self._member = member
+        self._client.subscribe(
+            [self.topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+
+    def tell(self, positions: Mapping[int, int]) -> bool:
+        """Commit offsets: nothing depends on them, for positions are the state's."""
+        offsets = [kafka.TopicPartition(self.topic, p, at) for p, at in positions.items()]
+        try:
+            self._client.commit(offsets=offsets, asynchronous=True)
+        except kafka.KafkaException:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._client.close()
+
+    def _places(self, partitions: Sequence[int]) -> list[kafka.TopicPartition]:
+        return [kafka.TopicPartition(self.topic, partition) for partition in partitions]
+
+    def _on_assign(self, client: kafka.Consumer, assigned: list[kafka.TopicPartition]) -> None:
+        if self._member is None:
+            return
+        begins = self._member.begin([where.partition for where in assigned])
+        client.incremental_assign(
+            [
+                kafka.TopicPartition(self.topic, p, kafka.OFFSET_END if at is None else at)
+                for p, at in begins.items()
+            ]
+        )
+        waiting = [p for p, at in begins.items() if at is None]
+        if waiting:
+            client.pause(self._places(waiting))
+
+    def _on_revoke(self, client: kafka.Consumer, revoked: list[kafka.TopicPartition]) -> None:
+        if self._member is not None:
+            self._member.end([where.partition for where in revoked])
+        client.incremental_unassign(revoked)
+
+
+def consumer_of(properties: Mapping[str, str | int | float | bool]) -> kafka.Consumer:
+    """Make a consumer.
+
+    Raises
+    ------
+    SentinelError
+        ``stream-setting-invalid``.
+    """
+    try:
+        return kafka.Consumer(dict(properties))
+    except (kafka.KafkaException, ValueError, TypeError) as error:
+        reason = error.args[0]
+        raise SentinelError(
+            ErrorCode.STREAM_SETTING_INVALID,
+            at="properties of the Kafka client",
+            expected="names and values that it knows",
+            got=reason.str() if isinstance(reason, kafka.KafkaError) else reason,
+            hint="See docs/streaming.md.",
+        ) from error
+
+
+def n_partitions_of(client: kafka.Consumer, topic: str) -> int:
+    """Ask how many partitions a topic has; see :meth:`KafkaLog.n_partitions`."""
+    try:
+        found = client.list_topics(topic, timeout=limits.STREAM_REQUEST_S_MAX).topics[topic]
+    except kafka.KafkaException as error:
+        raise _unreachable(topic, error) from error
+    n_partitions = len(found.partitions)
+    if found.error is not None or not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX:
+        raise topic_missing(topic, found.error.name() if found.error is not None else n_partitions)
+    return n_partitions
+
+
+def _unreachable(at: str, error: kafka.KafkaException) -> SentinelError:
+    return SentinelError(
+        ErrorCode.STREAM_FAILED,
+        at=at,
+        expected=f"an answer within {limits.STREAM_REQUEST_S_MAX:.0f} s",
+        got=error.args[0].name(),
+        hint="Check --bootstrap, and the settings for SASL and TLS.",
+    )

@@ -1,0 +1,101 @@
+"""The state of a stream worker whose features live in Redis.
+
+Feature state and positions are in the store. A folder on this machine holds what is of this worker
+alone: how far its outputs are safe, what it was doing when it died, which events kill. A folder
+that is lost costs decisions that come out a second time, with the same ids, and nothing else.
+
+Two workers of one partition cannot spoil anything, frozen ones included: the store takes each
+position once, whoever sends it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sentinel.core.disk import SystemDisk
+from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.features import FeaturePlan
+from sentinel.features.stores.choice import StoreChoice, redis_settings
+from sentinel.streaming.stream.shared_store import SharedStreamStore
+from sentinel.streaming.stream.state import StreamState, read_marks
+
+
+class SharedState(StreamState):
+    """A store in Redis, and the folder of this worker.
+
+    Parameters
+    ----------
+    plan : FeaturePlan
+    folder : Path
+        Of this worker alone.
+    choice : StoreChoice
+        Of a store in Redis.
+    part : str
+        Of the topic: each has a store of its own, with this behind its name; empty for the whole.
+    wait : callable, optional
+        Waits so many seconds after a death in mid-batch; by default it sleeps.
+
+    Raises
+    ------
+    SentinelError
+        What :class:`RedisStore` raises; ``state-locked`` while another worker has the folder.
+    """
+
+    def __init__(
+        self,
+        plan: FeaturePlan,
+        folder: Path,
+        choice: StoreChoice,
+        *,
+        part: str = "",
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.folder = folder
+        self._is_power = False
+        self._disk = SystemDisk()
+        self._wait = wait
+        self._is_closed = False
+        settings = redis_settings(choice, plan)
+        name = f"{settings.name}.{part}" if part else settings.name
+        self._lock = _lock(folder)
+        is_open = False
+        try:
+            self.screen = self._open_screen()
+            self._marks = read_marks(self._disk, folder)
+            self.store = SharedStreamStore(plan, replace(settings, name=name))
+            is_open = True
+        finally:
+            if not is_open:
+                os.close(self._lock)
+
+    def close(self) -> None:
+        """Let go of the store and of the folder."""
+        if self._is_closed:
+            return
+        try:
+            super().close()
+        finally:
+            os.close(self._lock)
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder for this process; released when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise SentinelError(
+            ErrorCode.STATE_LOCKED,
+            at=str(folder),
+            expected="a folder that no other worker has open",
+            got="one in use",
+            hint="Stop the other worker, or give this one a folder of its own: worker_folder.",
+        ) from error
+    return handle
