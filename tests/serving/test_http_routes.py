@@ -93,7 +93,7 @@ def test_a_decision_is_found_by_its_event(server: Served) -> None:
         ("/v2/models/p%D0%B0yments/ready", "model-unknown"),
         (f"/v2/models/{MODEL}/versions/9/ready", "model-unknown"),
         (f"/v2/models/{'x' * 10_000}/ready", "model-unknown"),
-        (f"/v2/models/{MODEL}/explain", "route-unknown"),
+        (f"/v2/models/{MODEL}/explains", "route-unknown"),
     ],
 )
 def test_unknown_paths_are_not_found(server: Served, path: str, code: str) -> None:
