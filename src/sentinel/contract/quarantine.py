@@ -270,7 +270,7 @@ class Quarantine:
             minute.seen[refusal.code] = n_seen
             n_over = n_seen - self.rules.kept_per_minute_max
             if n_over <= 0 or n_over % self.rules.sample_every == 0:
-                lines.append(_line_of(refusal, now_ms))
+                lines.append(quarantine_record(refusal, now_ms) + b"\n")
                 n_kept += 1
             else:
                 code = str(refusal.code)
@@ -359,7 +359,15 @@ def _counts_line(minute: _Minute, now_ms: int) -> list[bytes]:
     return [msgspec.json.encode(record) + b"\n"]
 
 
-def _line_of(refusal: Refusal, now_ms: int) -> bytes:
+def quarantine_record(refusal: Refusal, now_ms: int) -> bytes:
+    """Write a refusal as it is kept: one JSON object, without a line end.
+
+    Parameters
+    ----------
+    refusal : Refusal
+        Its content is kept as text where it is UTF-8, else in base64.
+    now_ms : int
+    """
     text: str | None
     encoded: str | None
     try:
@@ -377,7 +385,7 @@ def _line_of(refusal: Refusal, now_ms: int) -> bytes:
         text=text,
         base64=encoded,
     )
-    return msgspec.json.encode(record) + b"\n"
+    return msgspec.json.encode(record)
 
 
 def _unreadable(path: Path, error: OSError) -> SentinelError:

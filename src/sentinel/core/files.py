@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
@@ -9,6 +10,44 @@ from pathlib import Path, PurePosixPath
 
 from sentinel.core.crash_points import passing
 from sentinel.core.errors import ErrorCode, SentinelError
+
+
+def lock_folder(folder: Path, *, owner: str, hint: str) -> int:
+    """Hold a folder for this process; released when the process ends, however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when it is not there.
+    owner : str
+        What holds such folders, for people: ``process`` or ``worker``.
+    hint : str
+        The way out.
+
+    Returns
+    -------
+    int
+        A descriptor; closing it lets go.
+
+    Raises
+    ------
+    SentinelError
+        ``state-locked``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise SentinelError(
+            ErrorCode.STATE_LOCKED,
+            at=str(folder),
+            expected=f"a folder that no other {owner} has open",
+            got="one in use",
+            hint=hint,
+        ) from error
+    return handle
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:

@@ -10,7 +10,6 @@ position once, whoever sends it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sentinel.core.disk import SystemDisk
-from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import lock_folder
 from sentinel.features import FeaturePlan
 from sentinel.features.stores.choice import StoreChoice, redis_settings
 from sentinel.streaming.stream.shared_store import SharedStreamStore
@@ -62,7 +61,11 @@ class SharedState(StreamState):
         self._is_closed = False
         settings = redis_settings(choice, plan)
         name = f"{settings.name}.{part}" if part else settings.name
-        self._lock = _lock(folder)
+        self._lock = lock_folder(
+            folder,
+            owner="worker",
+            hint="Stop the other worker, or give this one a folder of its own: worker_folder.",
+        )
         is_open = False
         try:
             self.screen = self._open_screen()
@@ -81,21 +84,3 @@ class SharedState(StreamState):
             super().close()
         finally:
             os.close(self._lock)
-
-
-def _lock(folder: Path) -> int:
-    """Hold the folder for this process; released when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise SentinelError(
-            ErrorCode.STATE_LOCKED,
-            at=str(folder),
-            expected="a folder that no other worker has open",
-            got="one in use",
-            hint="Stop the other worker, or give this one a folder of its own: worker_folder.",
-        ) from error
-    return handle

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-
-import msgspec
 import numpy as np
 
-from sentinel.contract import Refusal
-from sentinel.contract.quarantine import QuarantineRecord
+from sentinel.contract import Refusal, quarantine
 from sentinel.scoring import DecisionBatch
 
 
@@ -36,20 +32,5 @@ def decision_records(
 
 def quarantine_record(refusal: Refusal, now_ms: int) -> tuple[bytes, bytes]:
     """Make key and value of a refusal: a refused event may have no id, so its place is the key."""
-    try:
-        text, encoded = refusal.content.decode(), None
-    except UnicodeDecodeError:
-        text, encoded = None, base64.b64encode(refusal.content).decode()
-    record = QuarantineRecord(
-        at_ms=now_ms,
-        code=refusal.code,
-        source=refusal.source,
-        partition=refusal.partition,
-        position=refusal.position,
-        faults=refusal.faults,
-        n_bytes=refusal.n_bytes,
-        text=text,
-        base64=encoded,
-    )
     key = f"{refusal.source}/{refusal.partition}/{refusal.position}"
-    return key.encode(), msgspec.json.encode(record)
+    return key.encode(), quarantine.quarantine_record(refusal, now_ms)

@@ -26,7 +26,6 @@ An event that kills the process while it is applied is found and passed at the n
 from __future__ import annotations
 
 import enum
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import lock_folder
 from sentinel.features.engine import Engine, EntityLimits, known_at
 from sentinel.features.layout import R_LIVING_MAX, R_ONCE_MAX
 from sentinel.features.matrix import FeatureMatrix
@@ -181,7 +181,11 @@ class EmbeddedStore(Engine):
     def _open(self) -> None:
         """Take the folder, recover, and bring the limits up to date."""
         if isinstance(self._disk, SystemDisk):
-            self._lock = _lock(self._folder)
+            self._lock = lock_folder(
+                self._folder,
+                owner="process",
+                hint="Stop the other process, or give this one a folder of its own.",
+            )
             self._marker = ApplyMarker(self._folder)
         self._disk.make_folder(self._folder)
         self.recovery = self._recover()
@@ -539,24 +543,6 @@ class EmbeddedStore(Engine):
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-
-def _lock(folder: Path) -> int:
-    """Hold the folder for this process; released when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise SentinelError(
-            ErrorCode.STATE_LOCKED,
-            at=str(folder),
-            expected="a folder that no other process has open",
-            got="one in use",
-            hint="Stop the other process, or give this one a folder of its own.",
-        ) from error
-    return handle
 
 
 def _parts(matrix: FeatureMatrix) -> tuple[npt.NDArray[np.generic], ...]:
