@@ -3,12 +3,13 @@
 The load is *open*: try ``i`` is due at ``start + i / rate`` whether or not the server has answered
 the ones before it, and its latency counts from then, so a server that stalls cannot slow down the
 clock that it is measured with (coordinated omission). A due try takes a free connection, or opens
-one up to a bound; a try that finds none before its deadline was never sent, and counts as lost.
+one up to a bound; a try that finds none in time was never sent, and counts as such.
 
 Polite clients wait for what ``Retry-After`` says, and try at most twice more. Rude ones try again
-at once. Each try is told the time it has left, as a proxy would.
+at once. Each try is told the time it has left, as a proxy would, in whole hundredths of a second.
 
 :func:`saturate` is the closed load that finds a capacity: each connection asks when it is answered.
+:func:`put_load_by_processes` shares one schedule out, for more than one process can send.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import asyncio
 import heapq
 import itertools
 import json
+import multiprocessing
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from multiprocessing.connection import Connection
 from typing import cast
 
 import uvloop
@@ -31,6 +34,9 @@ _SWEEP_S = 0.05
 _PATIENCE_S = 0.25
 _REFUSED = frozenset({429, 503})
 _RETRY_S_MAX = 30
+_TOLD_MS = 10
+_HEADS_MAX = 1_024
+_NUMBERS_APART = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +67,17 @@ class Traffic:
     def write(self, number: int, *, timeout_ms: int) -> bytes:
         """Write a whole request."""
         body = self.body(number)
+        return self.head(len(body), timeout_ms) + body
+
+    def head(self, n_body: int, timeout_ms: int) -> bytes:
+        """Write what stands before a body of so many bytes."""
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: load\r\ncontent-type: {self.content_type}\r\n"
-            f"content-length: {len(body)}\r\nsentinel-timeout-ms: {timeout_ms}\r\n"
+            f"content-length: {n_body}\r\nsentinel-timeout-ms: {timeout_ms}\r\n"
         )
         if self.token:
             head += f"authorization: Bearer {self.token}\r\n"
-        return head.encode() + b"\r\n" + body
+        return head.encode() + b"\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +95,11 @@ class Schedule:
     is_rude : bool
         Tries again at once, whatever ``Retry-After`` says.
     connections_max : int
+    connection_wait_ms : int or None
+        How long a try waits for a free connection; None: until its deadline, which sends those
+        first that have no time left.
+    is_connected_first : bool
+        All connections stand before the first request is due.
     """
 
     rate: float
@@ -93,6 +108,8 @@ class Schedule:
     retries_max: int = 2
     is_rude: bool = False
     connections_max: int = 256
+    connection_wait_ms: int | None = None
+    is_connected_first: bool = False
 
 
 @dataclass(slots=True)
@@ -116,7 +133,7 @@ class LoadReport:
     n_lost : int
         The connection ended, or the client hung up, before an answer.
     n_unsent : int
-        No connection was free before the deadline.
+        No connection was free in time.
     n_tries : int
         Sent, retries included.
     by_status : Counter of int
@@ -151,10 +168,18 @@ class LoadReport:
         ends = self.n_good + self.n_late + self.n_refused + self.n_failed
         return ends + self.n_lost + self.n_unsent == self.n_due
 
+    def add(self, other: LoadReport) -> None:
+        """Add what came of another part of the same schedule."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def latency_s(self, share: float) -> float:
         """Return a quantile of the admitted requests' latencies; 0.0 where there are none."""
         ranked = sorted(self.latencies_s)
         return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else 0.0
+
+
+_COUNTS = tuple(each.name for each in fields(LoadReport))
 
 
 @dataclass(slots=True, order=True)
@@ -195,7 +220,8 @@ class _Link(asyncio.Protocol):
         if len(buffer) < end + 4 + int(length or 0):
             self._buffer = buffer
             return
-        self._buffer = b""
+        if self._buffer:
+            self._buffer = b""
         if b"\r\nconnection: close" in head:
             self.is_closing = True
         self._run.answered(self, int(head[9:12]), head, buffer[end + 4 :])
@@ -210,6 +236,9 @@ class _Run:
         self._schedule = schedule
         self._is_closed = is_closed
         self._deadline_s = schedule.deadline_ms / 1000
+        wait_ms = schedule.connection_wait_ms
+        self._wait_s = (schedule.deadline_ms if wait_ms is None else wait_ms) / 1000
+        self._heads: dict[tuple[int, int], bytes] = {}
         self._numbers = itertools.count()
         self._links: set[_Link] = set()
         self._free: list[_Link] = []
@@ -220,6 +249,8 @@ class _Run:
 
     async def run(self, *, first_number: int) -> LoadReport:
         self._numbers = itertools.count(first_number)
+        if self._schedule.is_connected_first:
+            await self._connect()
         self._start_s = time.monotonic()
         end_s = self._start_s + self._schedule.seconds
         swept_s = 0.0
@@ -294,7 +325,7 @@ class _Run:
         if self._is_closed and not self._waiting and self._free:
             self._take_due(now_s)
         while self._waiting:
-            if now_s >= self._waiting[0].due_s + self._deadline_s:
+            if now_s >= self._waiting[0].due_s + self._wait_s:
                 self._waiting.popleft()
                 self.report.n_unsent += 1
             elif self._free:
@@ -307,6 +338,13 @@ class _Run:
             self._n_opening += 1
             task = asyncio.ensure_future(self._open())
             task.add_done_callback(lambda done: done.exception())
+
+    async def _connect(self) -> None:
+        """Open all connections, some at a time, as a backlog is bounded."""
+        while self._n_room() > 0:
+            n_more = min(self._n_room(), 128)
+            self._n_opening += n_more
+            await asyncio.gather(*(self._open() for _ in range(n_more)))
 
     async def _open(self) -> None:
         source = self._traffic.source
@@ -323,9 +361,16 @@ class _Run:
     def _send(self, link: _Link, asked: _Try, now_s: float) -> None:
         link.asked = asked
         self.report.n_tries += 1
-        left_ms = max(1, int((asked.due_s + self._deadline_s - now_s) * 1000))
+        left_ms = int((asked.due_s + self._deadline_s - now_s) * 1000)
+        left_ms = left_ms - left_ms % _TOLD_MS or max(1, left_ms)
+        body = self._traffic.body(asked.number)
+        head = self._heads.get((len(body), left_ms))
+        if head is None:
+            if len(self._heads) >= _HEADS_MAX:
+                self._heads.clear()
+            head = self._heads[len(body), left_ms] = self._traffic.head(len(body), left_ms)
         if link.transport is not None:
-            link.transport.write(self._traffic.write(asked.number, timeout_ms=left_ms))
+            link.transport.write(head + body)
 
     def _judge(self, asked: _Try, status: int, head: bytes, body: bytes, now_s: float) -> None:
         report = self.report
@@ -415,6 +460,41 @@ def put_load(traffic: Traffic, schedule: Schedule, *, first_number: int = 0) -> 
         Number of the first request; each further one has the next.
     """
     return uvloop.run(_Run(traffic, schedule, is_closed=False).run(first_number=first_number))
+
+
+def put_load_by_processes(traffic: Traffic, schedule: Schedule, *, n_processes: int) -> LoadReport:
+    """Send a schedule by several processes, each an equal share of it.
+
+    Parameters
+    ----------
+    traffic : Traffic
+    schedule : Schedule
+    n_processes : int
+        Each has its own numbers of requests, ten million apart.
+    """
+    share = replace(
+        schedule,
+        rate=schedule.rate / n_processes,
+        connections_max=schedule.connections_max // n_processes,
+    )
+    context = multiprocessing.get_context("fork")
+    links, processes = [], []
+    for number in range(n_processes):
+        receiver, sender = context.Pipe(duplex=False)
+
+        def work(number: int = number, sender: Connection = sender) -> None:
+            sender.send(put_load(traffic, share, first_number=number * _NUMBERS_APART))
+
+        process = context.Process(target=work)
+        process.start()
+        sender.close()
+        links.append(receiver)
+        processes.append(process)
+    report = LoadReport()
+    for link, process in zip(links, processes, strict=True):
+        report.add(link.recv())
+        process.join()
+    return report
 
 
 async def put_load_async(
