@@ -34,7 +34,7 @@ from sentinel.streaming.file_log.sink import FileLogSink
 from sentinel.streaming.stream.event_log import KeyedBatch, Read
 from sentinel.streaming.stream.worker import StreamWorker
 from sentinel.testing import can_mount, small_disk
-from sentinel.testing.memory_log import MemoryLog
+from sentinel.testing.memory_log import MemoryLog, MemoryTopic
 
 
 class Case(Protocol):
@@ -417,6 +417,37 @@ class WithMarks(MemoryLog):
                     )
                 )
         return Read(tuple(batches), found.at_end, found.out_of_range)
+
+
+def test_feedback_is_learned_over_positions_without_an_event(
+    loaded: LoadedRelease, lines: list[bytes], tmp_path: Path
+) -> None:
+    """Holes within a batch of feedback stop nothing either; what stands around them is learned."""
+    rig = Rig(loaded, tmp_path, n_partitions=1)
+    rig.reader_type = WithMarks
+    rig.feedback_topic = MemoryTopic("verdicts", 1)
+    first = json.loads(lines[0])["paid_at"]
+    verdicts = [
+        json.dumps(
+            {
+                "verdict_id": f"v{n}",
+                "payment_id": json.loads(line)["payment_id"],
+                "known_at": first,
+                "is_fraud": n % 2 == 0,
+            }
+        ).encode()
+        for n, line in enumerate(lines[:50])
+    ]
+    rig.feedback_topic.append(0, verdicts, times_ms=[first] * 50)
+    rig.send(lines[:210], at=0)
+    worker = rig.start()
+    rig.drain()
+    worker.commit()
+    assert len(set(rig.ids())) == 180
+    assert rig.state is not None
+    assert rig.state.store.counts().feedback == 43
+    assert rig.metrics.value("sentinel_stream_hole_positions_total") == 29 + 7
+    rig.close()
 
 
 def test_positions_without_an_event_are_passed_and_counted(

@@ -32,6 +32,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.topic = MemoryTopic("events", self.n_partitions)
+        self.feedback_topic: MemoryTopic | None = None
         self.sink: MemorySink | FileLogSink = MemorySink()
         self.reader_type = MemoryLog
         self.clock = ManualClock(1_800_000_000_000, monotonic_s=1000.0)
@@ -57,12 +58,14 @@ class Rig:
             events="events",
             decisions="decisions",
             quarantine="refused",
+            feedback=self.feedback_topic.name if self.feedback_topic else None,
             state=self.folder / "state",
             **settings,
         )
         self.sink.n_decisions = self.sink.n_refusals = 0
         self.reader = self.reader_type(self.topic, with_keys=job.partition_key is not None)
-        ends = StreamEnds(events=self.reader, sink=self.sink, log=self.log)
+        feedback = self.reader_type(self.feedback_topic) if self.feedback_topic else None
+        ends = StreamEnds(events=self.reader, sink=self.sink, log=self.log, feedback=feedback)
 
         def open_state(folder: Path) -> StreamState:
             self.state = StreamState(self.loaded.parts.plan, folder, durability=Durability.PROCESS)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from naive_engine import NaiveEngine
 
 from sentinel.contract import EventBatch
+from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import PRESENT, Engine, FeatureMatrix, compile_plan
 from sentinel.features.stores.embedded import EmbeddedStore
 from sentinel.features.stores.redis.store import RedisSettings, RedisStore
@@ -174,6 +175,41 @@ def opened_again(urls: dict[str, str], seed: int) -> None:
                     assert bits(answer) == bits(told[k]), (name, k)
             assert engine.state_digest() == memory.state_digest(), (name, k)
             engine.close()
+
+
+@pytest.mark.parametrize("name", ["embedded", "redis", "cluster"])
+def test_hole_before_or_within_a_batch_stops_until_it_is_accepted(
+    urls: dict[str, str], name: str
+) -> None:
+    """What stands before the hole in the same batch is not lost when the hole is passed."""
+    events = payments(60, 3)
+    store = stores_of(urls, 1_000_000)[name]()
+    memory = Engine(PLAN)
+    assert isinstance(store, EmbeddedStore | RedisStore)
+    chosen = [np.arange(4, 10), np.r_[12:15, 17:20, 25:30], np.arange(31, 40)]
+    ends = [[], [12, 17, 25], [31]]
+    for positions, holes in zip(chosen, ends, strict=True):
+        for n_accepted, end in enumerate(holes):
+            with pytest.raises(SentinelError) as caught:
+                store.advance(picked(events, positions))
+            assert caught.value.code is ErrorCode.SOURCE_GAP
+            assert caught.value.at == "Payment/0"
+            assert caught.value.got == str(end), n_accepted
+            store.accept_gap("Payment", 0, end)
+        assert bits(store.advance(picked(events, positions))) == bits(
+            memory.advance(picked(events, positions))
+        )
+        assert store.position("Payment") == positions[-1] + 1
+    assert bits(store.advance(picked(events, chosen[1])))  # what is held has no hole
+    assert store.state_digest() == memory.state_digest()
+    store.close()
+
+
+def picked(events: EventBatch, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> EventBatch:
+    part = batch_of(Payment.schema, events.values[:, positions], events.present[:, positions])
+    part.raw.positions[:] = positions
+    object.__setattr__(part.raw, "source", "Payment")
+    return part
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -161,7 +161,18 @@ class Places:
         SentinelError
             ``source-gap`` where positions of the log follow one another.
         """
-        expected = self.next[raw.partition]
+        self._pass_holes(self._log, raw, self.next[raw.partition])
+
+    def learned(self, log: EventLog, raw: RawBatch) -> StreamState:
+        """Return the state that feedback goes to, holes before and within it being looked at."""
+        state = self._shelf.state(raw.partition)
+        is_known = state.knows(raw.source, raw.partition)
+        first = int(raw.positions[0])
+        held = state.store.position(raw.source, raw.partition) if is_known else first
+        self._pass_holes(log, raw, held)
+        return state
+
+    def _pass_holes(self, log: EventLog, raw: RawBatch, expected: int) -> None:
         positions = raw.positions
         first, last = int(positions[0]), int(positions[-1])
         if first <= expected and last - first + 1 == raw.n_events:
@@ -170,16 +181,8 @@ class Places:
         state = self._shelf.state(raw.partition)
         for at in np.flatnonzero(positions > before + 1).tolist():
             first, end = int(before[at]) + 1, int(positions[at])
-            self._missing(self._log, state, raw.partition, first, end)
-
-    def learned(self, log: EventLog, raw: RawBatch) -> StreamState:
-        """Return the state that feedback goes to, holes before it being looked at."""
-        state = self._shelf.state(raw.partition)
-        held = state.store.position(raw.source, raw.partition)
-        first = int(raw.positions[0])
-        if first > held and state.knows(raw.source, raw.partition):
-            self._missing(log, state, raw.partition, held, first)
-        return state
+            if end > expected:
+                self._missing(log, state, raw.partition, first, end)
 
     def reached_end(self, at_end: Mapping[int, int]) -> None:
         """Pass what stands behind the last event of a partition and is none."""

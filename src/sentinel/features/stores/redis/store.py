@@ -43,6 +43,7 @@ from sentinel.features.layout import (
 from sentinel.features.matrix import STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.embedded.records import select_rows
+from sentinel.features.stores.holes import first_hole
 from sentinel.features.stores.redis.cache import RowCache
 from sentinel.features.stores.redis.changes import Undo, id_changes, is_same
 from sentinel.features.stores.redis.link import RedisLink
@@ -159,7 +160,7 @@ class RedisStore(RedisReplica):
         self.fault: SentinelError | None = None
         self._clock = clock or SystemClock()
         self._number = 0
-        self._accepted: dict[Partition, int] = {}
+        self._accepted: dict[Partition, set[int]] = {}
         self._backlog: deque[tuple[bool, EventBatch]] = deque()
         self._n_backlog = 0
         # Bytes of the answers of each commit since outputs were last safe.
@@ -209,7 +210,7 @@ class RedisStore(RedisReplica):
             for _, batch in self._backlog
             if (batch.raw.source, batch.raw.partition) == where and len(batch.raw.positions)
         ]
-        return max(self._held(where), *waiting[-1:], 0)
+        return max(self._held(where), *self._accepted.get(where, ()), *waiting[-1:], 0)
 
     def positions(self) -> Mapping[Partition, int]:
         """Return the next position of every source that is in Redis."""
@@ -263,7 +264,7 @@ class RedisStore(RedisReplica):
 
     def accept_gap(self, source: str, partition: int, position: int) -> None:
         """Go on at a later position of a source; what was between is lost to the state."""
-        self._accepted[source, partition] = position
+        self._accepted.setdefault((source, partition), set()).add(position)
 
     @property
     def n_backlog(self) -> int:
@@ -339,7 +340,7 @@ class RedisStore(RedisReplica):
             if self._settled is not None and self._settled.number == number:
                 settled, self._settled = self._settled, None
                 return settled.matrix
-            if self._has_gap(batch):
+            if self._hole(batch) is not None:
                 self._load()  # another writer may have taken what is missing
             is_new = self._is_new(batch)
             where, position = self._position_after(batch)
@@ -423,6 +424,7 @@ class RedisStore(RedisReplica):
             self._n_answer_bytes += len(change.answers)
         if self.settings.is_fenced:
             self._next[where] = position
+            self._accepted[where] = {at for at in self._accepted.get(where, ()) if at > position}
         self._unsure = None
         self._answers.clear()
         self.store_counts.commits += 1
@@ -510,30 +512,30 @@ class RedisStore(RedisReplica):
 
     def _held(self, where: Partition) -> int:
         """Return the first position of a source that the state does not hold."""
-        return max(self._next.get(where, 0), self._accepted.get(where, 0))
+        return self._next.get(where, 0)
 
-    def _has_gap(self, batch: EventBatch) -> bool:
-        """Whether positions are missing between the state and a batch."""
+    def _hole(self, batch: EventBatch) -> tuple[int, int] | None:
+        """Find positions that are missing between the state and a batch, or within it."""
         raw = batch.raw
         where = (raw.source, raw.partition)
-        is_known = self.settings.is_fenced and len(raw.positions) and where in self._next
-        return bool(is_known and int(raw.positions[0]) > self._held(where))
+        if not self.settings.is_fenced or not len(raw.positions):
+            return None
+        return first_hole(raw.positions, self._next.get(where), self._accepted.get(where, ()))
 
     def _is_new(self, batch: EventBatch) -> BoolArray:
         """Mark the rows that the state does not hold, or raise where a source has a hole."""
         raw = batch.raw
         if not self.settings.is_fenced or not len(raw.positions):
             return np.ones(batch.n_rows, dtype=np.bool_)
-        held = self._held((raw.source, raw.partition))
-        if self._has_gap(batch):
+        if (hole := self._hole(batch)) is not None:
             raise SentinelError(
                 ErrorCode.SOURCE_GAP,
                 at=f"{raw.source}/{raw.partition}",
-                expected=f"position {held}",
-                got=int(raw.positions[0]),
+                expected=f"position {hole[0]}",
+                got=hole[1],
                 hint="The source has lost events. Accept the gap, or replay from another source.",
             )
-        return raw.positions[batch.rows] >= held
+        return raw.positions[batch.rows] >= self._held((raw.source, raw.partition))
 
     def _position_after(self, batch: EventBatch) -> tuple[Partition, int]:
         raw = batch.raw
