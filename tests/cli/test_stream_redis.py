@@ -42,7 +42,7 @@ def load(name: str, path: Path) -> ModuleType:
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
+    with RedisServer(folder, {"appendfsync": "always"}) as running:
         yield running
     shutil.rmtree(folder)
 

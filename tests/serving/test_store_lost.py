@@ -24,7 +24,8 @@ from sentinel.testing.redis_server import RedisServer
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
+    # Every second, and on a busy disk, what was answered is not in Redis' log yet.
+    with RedisServer(folder, {"appendfsync": "always"}) as running:
         yield running
     shutil.rmtree(folder)
 

@@ -41,7 +41,7 @@ OPEN: list[RedisStore] = []
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisCluster(folder) as running:
+    with RedisCluster(folder, options={"appendfsync": "always"}) as running:
         yield running
     shutil.rmtree(folder)
 

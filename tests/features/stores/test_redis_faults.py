@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[RedisServer]:
-    with RedisServer(folder / "s") as running:
+    with RedisServer(folder / "s", {"appendfsync": "always"}) as running:
         yield running
 
 
