@@ -87,3 +87,38 @@ def test_unknown_entity_and_store_are_named(
     assert "state-missing" in told.stderr
     told = run("features", "get", "card", "c-1", *rest, SENTINEL_STORE="embedded:state")
     assert "store-address-invalid: --store: expected a store in Redis" in told.stderr
+
+
+def test_store_of_a_partition_is_found_among_all(
+    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
+) -> None:
+    """Cards in two of four partitions; the others have had no event."""
+    release, server, events = world
+    plan = load_release(
+        release, None, now_ms=release_kit().NOW_MS, allow_unapproved=True
+    ).parts.plan
+    cards = sorted({str(event["card_id"]) for event in events})[:2]
+    for partition, card in zip((1, 3), cards, strict=True):
+        own = [json.dumps(event).encode() for event in events if event["card_id"] == card]
+        settings = RedisSettings(
+            url=server.url, name=f"parted.partition-{partition:05d}", deadline_ms=10_000
+        )
+        store = RedisStore(plan, settings)
+        raw = RawBatch.from_events(own, source="payments", partition=partition)
+        store.advance(Decoder(plan.features.events).decode(raw).events)
+        store.close()
+    command = ("features", "get", "card", *cards, "nobody", "--store", f"{server.url}?name=parted")
+    rest = ("--release", str(release), "--unapproved", "--json")
+    told = run(*command, *rest)
+    assert "state-missing" in told.stderr
+    assert "--partitions N" in told.stderr
+    told = run(*command, *rest, "--partitions", "4")
+    assert told.returncode == ExitCode.OK, told.stderr
+    found = json.loads(told.stdout)["entities"]
+    assert [part["is_known"] for part in found] == [True, True, False]
+    assert all(
+        any(value["status"] == "present" for value in part["features"].values())
+        for part in found[:2]
+    )
+    told = run(*command[:-1], f"{server.url}?name=elsewhere", *rest, "--partitions", "4")
+    assert "state-missing" in told.stderr

@@ -10,10 +10,12 @@ import typer
 from sentinel.cli import config, options
 from sentinel.cli.output import Output, table
 from sentinel.cli.release import load_trust, now_ms
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from sentinel.contract import Field
+    from sentinel.features.plan import FeaturePlan
     from sentinel.features.stores.redis.reader import EntityFeatures
 
 group = typer.Typer(no_args_is_help=True, help="Read features from a store.")
@@ -32,6 +34,7 @@ def register(app: typer.Typer) -> None:
     epilog=options.examples(
         "sentinel features get card c-1 c-2 --store redis://cache:6379 --release my-release",
         "sentinel features get card c-1 c-2 --store @redis.url --release my-release",
+        "sentinel features get card c-1 --store @redis.url --partitions 8 --release my-release",
     )
 )
 def get(  # noqa: PLR0913 -- one parameter a flag
@@ -45,6 +48,15 @@ def get(  # noqa: PLR0913 -- one parameter a flag
         int | None, typer.Option("--at", help="Milliseconds since 1970; now, where not given.")
     ] = None,
     store: options.Store = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            "--partitions",
+            min=1,
+            max=limits.STREAM_PARTITIONS_MAX,
+            help="Of the topic, where sentinel stream ran with --partition-key: each has a store.",
+        ),
+    ] = None,
     trust: options.TrustFile = None,
     unapproved: options.Unapproved = False,
     config_file: options.ConfigFile = None,
@@ -55,7 +67,7 @@ def get(  # noqa: PLR0913 -- one parameter a flag
     Distance and velocity are left out: they need an event.
     """
     from sentinel.features.stores.choice import StoreKind
-    from sentinel.features.stores.redis.reader import FeatureReader
+    from sentinel.features.stores.redis.partitions import read_partitions
     from sentinel.release import load_release
 
     chosen = config.store_of(config.load({"store": store}, file=config_file))
@@ -70,13 +82,22 @@ def get(  # noqa: PLR0913 -- one parameter a flag
     loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
     plan = loaded.parts.plan
     name = chosen.name or plan.features.name
-    reader = FeatureReader(plan, url=chosen.url, name=name, deadline_ms=_DEADLINE_MS)
     fields = {each.name: each.key for each in plan.features.entities}
-    try:
-        asked = _keys_of(fields.get(entity), keys)
-        found = reader.read(entity, asked, now_ms() if at_ms is None else at_ms)
-    finally:
-        reader.close()
+    asked = _keys_of(fields.get(entity), keys)
+    at = now_ms() if at_ms is None else at_ms
+    if partitions is not None:
+        found = read_partitions(
+            plan,
+            url=chosen.url,
+            name=name,
+            n_partitions=partitions,
+            entity=entity,
+            keys=asked,
+            at_ms=at,
+            deadline_ms=_DEADLINE_MS,
+        )
+    else:
+        found = _read(plan, chosen.url, name, entity, asked, at)
     output = Output(as_json=as_json)
     output.document(
         {"entity": entity, "entities": [_data(found, k, i) for i, k in enumerate(keys)]}
@@ -87,6 +108,34 @@ def get(  # noqa: PLR0913 -- one parameter a flag
             for f, name in enumerate(found.names)
         ]
         output.show(table(f"{entity} {key}: {_age(found, i)}", ["feature", "value", "is"], rows))
+
+
+def _read(
+    plan: FeaturePlan,
+    url: str,
+    name: str,
+    entity: str,
+    keys: list[str] | list[int],
+    at_ms: int,
+) -> EntityFeatures:
+    from sentinel.features.stores.redis.reader import FeatureReader
+
+    try:
+        reader = FeatureReader(plan, url=url, name=name, deadline_ms=_DEADLINE_MS)
+    except SentinelError as error:
+        if error.code is not ErrorCode.STATE_MISSING:
+            raise
+        raise SentinelError(
+            error.code,
+            at=error.at,
+            expected="a store",
+            got="nothing",
+            hint="State of a stream with --partition-key is read with --partitions N.",
+        ) from error
+    try:
+        return reader.read(entity, keys, at_ms)
+    finally:
+        reader.close()
 
 
 def _keys_of(field: Field | None, keys: list[str]) -> list[str] | list[int]:
