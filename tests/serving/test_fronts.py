@@ -5,17 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from fronts_rig import parts
 from process_rig import ServerProcess, server_process, wait_until
 from serving_rig import GOLDEN, MODEL, N_FEATURES, golden_release, infer_body, payment, verdict
+from test_tls import issue
 
 from sentinel.scoring.session import ModelSession
 from sentinel.serving.doors.grpc_messages import message
@@ -190,6 +194,54 @@ def test_events_are_decided_over_grpc_one_by_one_and_in_a_stream(server: ServerP
         with pytest.raises(grpc.RpcError) as refused:
             unary(b"\xff\xff", timeout=10)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def _ask_release(link: http.client.HTTPConnection) -> int:
+    link.request("GET", "/v2")
+    return link.getresponse().status
+
+
+def test_tls_tokens_and_the_canary_go_through_the_fronts(tmp_path: Path) -> None:
+    """Mutual TLS and tokens: ready means that the server came through its own front with both."""
+    ca = issue("ca")
+    certificate, key = issue("server", ca).write(tmp_path, "server")
+    authority, _ = ca.write(tmp_path, "ca")
+    tokens, secret = tmp_path / "tokens.toml", "s" * 40
+    tokens.write_text(
+        f'format = 1\n[[token]]\nname = "till"\nsecret = "{secret}"\nscopes = ["score"]\n'
+    )
+    tokens.chmod(0o600)
+    with server_process(
+        tmp_path, "--fronts", "1", "--tokens", str(tokens),
+        SENTINEL_SERVE_CERTIFICATE_FILE=str(certificate),
+        SENTINEL_SERVE_PRIVATE_KEY_FILE=str(key),
+        SENTINEL_SERVE_CLIENT_CA_FILE=str(authority),
+    ) as running:  # fmt: skip
+        context = ssl.create_default_context(cafile=str(authority))
+        context.load_cert_chain(*issue("till", ca).write(tmp_path, "till"))
+
+        def post(authorization: str) -> int:
+            link = http.client.HTTPSConnection(
+                "localhost", running.http_port, timeout=20, context=context
+            )
+            kind = {"content-type": "application/json", "authorization": authorization}
+            try:
+                link.request("POST", "/v1/score", payment(), kind)
+                return link.getresponse().status
+            finally:
+                link.close()
+
+        assert post(f"Bearer {secret}") == 200
+        assert post("Bearer " + "x" * 40) == 401
+        stranger = ssl.create_default_context(cafile=str(authority))
+        link = http.client.HTTPSConnection(
+            "localhost", running.http_port, timeout=20, context=stranger
+        )
+        with pytest.raises(OSError, match=r"."):
+            _ask_release(link)
+        link.close()
+        line = " ".join(psutil.Process(running.process.pid).children()[0].cmdline())
+        assert secret not in line
 
 
 @pytest.mark.reliability("F13", t1=8, t2=100, t3=1_000)

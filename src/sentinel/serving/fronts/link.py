@@ -71,7 +71,7 @@ class Link(asyncio.Protocol, Generic[_M]):
         try:
             for content in self._reader.feed(data):
                 self._hear(self, self._decoder.decode(content))
-        except (SentinelError, msgspec.MsgspecError, ValueError) as error:
+        except (SentinelError, msgspec.MsgspecError, ValueError, IndexError) as error:
             _LOG.error("no message of a front", extra={"cause": str(error)})
             self.close()
 

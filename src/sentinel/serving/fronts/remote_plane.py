@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.batcher import BatcherState
 from sentinel.serving.batching.queue_of_rows import OverloadedError, deadline_passed
 from sentinel.serving.batching.work import Kind, Reply, Result, Work
@@ -346,15 +347,18 @@ class RemotePlane(Described):
         flight = self._take(number)
         if flight is None:
             return
-        if flight.told is None:
-            flight.work.reply(result)
+        told, reply = flight.told, flight.work.reply
+        # One reply that fails must not end the connection, and with it those of all others.
+        if told is None:
+            attempt(lambda: reply(result), at="reply")
         elif isinstance(result, SentinelError):
-            flight.told(result)
+            attempt(lambda: told(result), at="reply")
 
     def _tell(self, number: int, content: bytes | None) -> None:
         flight = self._take(number)
         if flight is not None and flight.told is not None:
-            flight.told(content)
+            told = flight.told
+            attempt(lambda: told(content), at="reply")
 
     def _sweep(self) -> None:
         """Answer what is late; runs while anything is in flight."""

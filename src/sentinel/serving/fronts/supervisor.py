@@ -32,7 +32,7 @@ from sentinel.serving.doors.tls import OwnClient
 from sentinel.serving.fronts.control import FRONT, SCORING, Job, Restarts, Served, Started
 from sentinel.serving.fronts.part import Part
 from sentinel.serving.fronts.ports import hold_port, run_folder
-from sentinel.serving.fronts.restarts import Ended, restart_pause_s, write_marker
+from sentinel.serving.fronts.restarts import Ended, Reason, restart_pause_s, write_marker
 from sentinel.serving.server import Addresses
 from sentinel.serving.settings import ServerSettings
 
@@ -158,7 +158,14 @@ class Supervisor:
             await _sleep(stop, pause_s)
 
     async def _live(self, name: str, job: Job, stop: asyncio.Event) -> Ended:
-        life = Part(name, job, self._program, lambda started: self._note_started(name, started))
+        try:
+            life = Part(name, job, self._program, lambda started: self._note_started(name, started))
+        except OSError as error:
+            # No process, memory or descriptor left: it may be there the next time.
+            cause = error.strerror or type(error).__name__
+            return Ended(
+                part=name, pid=0, reason=Reason.REFUSED, status=0, lived_s=0.0, cause=cause
+            )
         self._parts[name] = life
         watching = asyncio.ensure_future(life.live())
         stopping = asyncio.ensure_future(stop.wait())
@@ -221,10 +228,10 @@ class Supervisor:
 
     def _give_up(self, ended: Ended) -> None:
         """End the server: a process that has never started would not start the next time."""
-        life = self._parts[ended.part]
+        life = self._parts.get(ended.part)
         self._fault = (
             self._fault
-            or life.refused
+            or (None if life is None else life.refused)
             or SentinelError(
                 ErrorCode.SCORER_CLOSED,
                 at=ended.part,
