@@ -19,11 +19,11 @@ import pytest
 
 from sentinel.release import verify_release
 from sentinel.serving import server
-from sentinel.streaming import stream_opening
+from sentinel.streaming.stream import opening
 from sentinel.testing.seeded_bugs import BUGS
 
 ROOT = Path(__file__).parent.parent.parent
-PARTS = (verify_release, server, stream_opening)
+PARTS = (verify_release, server, opening)
 SECONDS_MAX = 150
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.core.disk import Disk, DiskFile
+
 _Bytes = list[bytes]
 
 
@@ -30,8 +32,8 @@ def _replaced(owner: object, name: str, made: object) -> Iterator[None]:
 
 @contextmanager
 def skip_fsync() -> Iterator[None]:
-    """The log says that records are on the disk, and never syncs them."""
-    from sentinel.features.stores.write_ahead_log import WriteAheadLog
+    """Say that records are on the disk, and never sync them."""
+    from sentinel.features.stores.embedded.write_ahead_log import WriteAheadLog
 
     def sync(self: WriteAheadLog) -> None:
         self._synced = self.sequence
@@ -42,35 +44,65 @@ def skip_fsync() -> Iterator[None]:
 
 @contextmanager
 def rename_before_fsync() -> Iterator[None]:
-    """A snapshot gets its name before its content is on the disk."""
-    from sentinel.features.stores import snapshot as module
+    """Give a snapshot its name before its content is on the disk."""
+    from sentinel.features.stores.embedded import snapshot as module
+    from sentinel.features.stores.embedded import store
 
-    real = module._write_file
+    real = module.write_snapshot
 
-    def write_file(disk: module.Disk, path: Path, snapshot: module.Snapshot) -> None:
-        class Unsynced:
-            """The same disk; files that are not synced."""
+    def write_snapshot(disk: Disk, folder: Path, snapshot: module.Snapshot) -> Path:
+        return real(_LateSync(disk), folder, snapshot)
 
-            def __getattr__(self, name: str) -> object:
-                return getattr(disk, name)
-
-            def create(self, path: Path) -> object:
-                file = disk.create(path)
-                vars(file)["sync"] = lambda: None
-                return file
-
-        real(Unsynced(), path, snapshot)  # type: ignore[arg-type]
-
-    with _replaced(module, "_write_file", write_file):
+    with (
+        _replaced(module, "write_snapshot", write_snapshot),
+        _replaced(store, "write_snapshot", write_snapshot),
+    ):
         yield
+
+
+class _LateFile:
+    """A file whose sync is put off."""
+
+    def __init__(self, file: DiskFile, put_off: list[DiskFile]) -> None:
+        self._file, self._put_off = file, put_off
+
+    def write(self, content: bytes | memoryview) -> None:
+        self._file.write(content)
+
+    def sync(self) -> None:
+        self._put_off.append(self._file)
+
+    def close(self) -> None:
+        """Stay open."""
+
+
+class _LateSync:
+    """A disk that syncs files when their folder has been synced."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._put_off: list[DiskFile] = []
+        self.replace, self.remove, self.append = disk.replace, disk.remove, disk.append
+        self.read, self.truncate, self.names = disk.read, disk.truncate, disk.names
+        self.make_folder = disk.make_folder
+
+    def create(self, path: Path) -> DiskFile:
+        return _LateFile(self._disk.create(path), self._put_off)
+
+    def sync_folder(self, folder: Path) -> None:
+        self._disk.sync_folder(folder)
+        for file in self._put_off:
+            file.sync()
+            file.close()
+        self._put_off.clear()
 
 
 @contextmanager
 def commit_position_before_state() -> Iterator[None]:
-    """Outputs are marked as safe before they are."""
-    from sentinel.streaming.stream_worker import StreamWorker
+    """Mark outputs as safe before they are."""
+    from sentinel.streaming.stream.worker import StreamWorker
 
-    real = StreamWorker._commit
+    real = vars(StreamWorker)["_commit"]
 
     def commit(self: StreamWorker) -> None:
         for state in self._shelf.states():
@@ -83,7 +115,7 @@ def commit_position_before_state() -> Iterator[None]:
 
 @contextmanager
 def drop_the_dedupe_window() -> Iterator[None]:
-    """Ids of events are forgotten at once."""
+    """Forget the ids of events at once."""
     from sentinel.features import kernel
 
     real = kernel.new_registers
@@ -97,9 +129,9 @@ def drop_the_dedupe_window() -> Iterator[None]:
 
 @contextmanager
 def apply_twice_on_retry() -> Iterator[None]:
-    """What a source sends again is applied again."""
+    """Apply again what a source sends again."""
     from sentinel.contract import EventBatch
-    from sentinel.features.stores.embedded import EmbeddedStore
+    from sentinel.features.stores.embedded.store import EmbeddedStore
 
     def is_new(self: EmbeddedStore, batch: EventBatch) -> npt.NDArray[np.bool_]:
         return np.ones(batch.n_rows, dtype=np.bool_)
@@ -110,7 +142,7 @@ def apply_twice_on_retry() -> Iterator[None]:
 
 @contextmanager
 def breaker_ignores_slow_calls() -> Iterator[None]:
-    """A call that came back was good, however late."""
+    """Call every call fast, however late it came back."""
     from sentinel.scoring.breaker import Breaker, Permit
 
     def is_slow(self: Breaker, permit: Permit) -> bool:
@@ -122,10 +154,10 @@ def breaker_ignores_slow_calls() -> Iterator[None]:
 
 @contextmanager
 def half_open_without_deadline() -> Iterator[None]:
-    """A probe that never comes back leaves the breaker half open for ever."""
+    """Leave the breaker half open for ever after a probe that never comes back."""
     from sentinel.scoring.breaker import Breaker, State
 
-    real = Breaker._advance
+    real = vars(Breaker)["_advance"]
 
     def advance(self: Breaker, now_s: float) -> None:
         if self._state is State.HALF_OPEN:
@@ -138,12 +170,12 @@ def half_open_without_deadline() -> Iterator[None]:
 
 @contextmanager
 def leak_a_hundred_bytes() -> Iterator[None]:
-    """Of every event that a worker carries, 100 bytes stay."""
-    from sentinel.streaming.event_log import KeyedBatch
-    from sentinel.streaming.stream_state import StreamState
-    from sentinel.streaming.stream_worker import StreamWorker
+    """Keep 100 bytes of every event that a worker carries."""
+    from sentinel.streaming.stream.event_log import KeyedBatch
+    from sentinel.streaming.stream.state import StreamState
+    from sentinel.streaming.stream.worker import StreamWorker
 
-    real = StreamWorker._carry
+    real = vars(StreamWorker)["_carry"]
     kept: _Bytes = []
 
     def carry(
@@ -158,7 +190,7 @@ def leak_a_hundred_bytes() -> Iterator[None]:
 
 @contextmanager
 def log_queue_without_bound() -> Iterator[None]:
-    """The queue of the decision log always has room."""
+    """Have room in the queue of the decision log, always."""
     from sentinel.monitoring.decision_log import DecisionLog
 
     def has_room(self: DecisionLog, n_records: int) -> bool:
@@ -170,8 +202,8 @@ def log_queue_without_bound() -> Iterator[None]:
 
 @contextmanager
 def retry_without_budget() -> Iterator[None]:
-    """Every call to a store is tried again, as often as it fails."""
-    from sentinel.features.stores.redis_link import Patience
+    """Try every call to a store again, however often calls fail."""
+    from sentinel.features.stores.redis.link import Patience
 
     real = Patience.waits_for_another
 
@@ -191,10 +223,10 @@ def retry_without_budget() -> Iterator[None]:
 
 @contextmanager
 def readiness_is_a_constant() -> Iterator[None]:
-    """Ready, whatever the canary says."""
+    """Be ready, whatever the canary says."""
     from dataclasses import replace
 
-    from sentinel.serving.batcher import BatcherState
+    from sentinel.serving.batching.batcher import BatcherState
     from sentinel.serving.health import Health, HealthReport
 
     real = Health.report
@@ -208,8 +240,8 @@ def readiness_is_a_constant() -> Iterator[None]:
 
 @contextmanager
 def canary_bypasses_access() -> Iterator[None]:
-    """The canary's own token is known to the door whatever has become of access."""
-    from sentinel.serving.access import Access, Caller
+    """Know the canary's own token at the door, whatever has become of access."""
+    from sentinel.serving.doors.access import Access, Caller
 
     real_add, real_identify = Access.add_own, Access.identify
     known: dict[bytes, Caller] = {}
@@ -228,18 +260,18 @@ def canary_bypasses_access() -> Iterator[None]:
 
 @contextmanager
 def verify_after_parse() -> Iterator[None]:
-    """Files of a release are parsed first and held against the manifest later."""
+    """Parse the files of a release, and hold them against the manifest later."""
     from sentinel.release import load as module
     from sentinel.release.folder import Contents
     from sentinel.release.manifest import Manifest
 
-    real_check, real_read = Manifest.check, module._read
+    real_check, real_read = Manifest.check, vars(module)["_read"]
 
     def check(self: Manifest, contents: dict[str, bytes]) -> None:
         """Put it off."""
 
     def read(contents: Contents, *rest: object) -> module.LoadedRelease:
-        loaded = real_read(contents, *rest)  # type: ignore[arg-type]
+        loaded: module.LoadedRelease = real_read(contents, *rest)
         real_check(contents.manifest, contents.files)
         return loaded
 
@@ -249,7 +281,7 @@ def verify_after_parse() -> Iterator[None]:
 
 @contextmanager
 def ignore_one_file() -> Iterator[None]:
-    """One file of a release is not held against the manifest."""
+    """Hold all files of a release but one against the manifest."""
     from sentinel.release.manifest import Manifest
 
     real = Manifest.check
@@ -257,8 +289,8 @@ def ignore_one_file() -> Iterator[None]:
     def check(self: Manifest, contents: dict[str, bytes]) -> None:
         import msgspec
 
-        others = tuple(entry for entry in self.files if entry.name != "profile.json")
-        ignored = {name: content for name, content in contents.items() if name != "profile.json"}
+        others = tuple(entry for entry in self.files if entry.name != "model.onnx")
+        ignored = {name: content for name, content in contents.items() if name != "model.onnx"}
         real(msgspec.structs.replace(self, files=others), ignored)
 
     with _replaced(Manifest, "check", check):
@@ -267,7 +299,7 @@ def ignore_one_file() -> Iterator[None]:
 
 @contextmanager
 def accept_nan_as_text() -> Iterator[None]:
-    """The text "NaN" is taken for a number."""
+    """Take the text "NaN" for a number."""
     from dataclasses import replace
 
     from sentinel.contract import Decoded, Decoder, RawBatch
@@ -284,7 +316,7 @@ def accept_nan_as_text() -> Iterator[None]:
 
 @contextmanager
 def clip_nan_to_zero() -> Iterator[None]:
-    """An output that is not a number is called 0."""
+    """Call an output 0 that is not a number."""
     from sentinel.scoring.sanity import Sanity, Verdict
 
     real = Sanity.judge
