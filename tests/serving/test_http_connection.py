@@ -11,6 +11,7 @@ import pytest
 from serving_rig import Served, payment, served
 
 from sentinel.core import limits
+from sentinel.serving.doors.http_connection import HttpDoor
 
 HEAD = b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
 
@@ -171,7 +172,6 @@ def test_more_connections_than_there_is_room_for_are_refused(tmp_path: Path) -> 
 def _door(running: Served) -> object:
     import gc
 
-    from sentinel.serving.doors.http_connection import HttpDoor
     from sentinel.serving.doors.http_routes import HttpRoutes
 
     (door,) = (
@@ -182,3 +182,56 @@ def _door(running: Served) -> object:
         and found.handler._plane is running.plane
     )
     return door
+
+
+def test_a_head_that_came_before_is_known_and_its_next_body_is_read(server: Served) -> None:
+    """Same bytes of the head, another body of that length: each has its own answer."""
+    server.wait_ready()
+    with socket.create_connection(("127.0.0.1", server.addresses.http_port), timeout=10) as link:
+        found = []
+        for number in range(10, 20):
+            body = payment(f"known-{number}")
+            link.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+            found.append(_body(link)["event_id"])
+    assert found == [f"known-{number}" for number in range(10, 20)]
+
+
+def test_a_known_head_with_a_body_in_pieces_or_of_another_length_is_read_by_the_parser(
+    server: Served,
+) -> None:
+    server.wait_ready()
+    body = payment("pieces-0")
+    head = HEAD + b"content-length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.addresses.http_port), timeout=10) as link:
+        link.sendall(head + body)
+        assert _body(link)["event_id"] == "pieces-0"
+        for piece in (head, payment("pieces-1")[:7], payment("pieces-1")[7:]):
+            link.sendall(piece)
+            time.sleep(0.05)
+        assert _body(link)["event_id"] == "pieces-1"
+        link.sendall(head + payment("pieces-2") + head + payment("pieces-3"))
+        assert [_body(link)["event_id"] for _ in range(2)] == ["pieces-2", "pieces-3"]
+
+
+def test_heads_that_differ_each_time_do_not_fill_the_memory(server: Served) -> None:
+    server.wait_ready()
+    with socket.create_connection(("127.0.0.1", server.addresses.http_port), timeout=10) as link:
+        for number in range(limits.HTTP_HEADS_KNOWN_MAX + 20):
+            link.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\ntraceparent: %d\r\n\r\n" % number)
+            assert _body(link)["name"]
+    door = _door(server)
+    assert isinstance(door, HttpDoor)
+    assert 0 < len(door.heads) <= limits.HTTP_HEADS_KNOWN_MAX
+
+
+def _body(link: socket.socket) -> dict[str, object]:
+    """Read one response whole, byte by byte where it ends."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += link.recv(1)
+    n_bytes = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    content = b""
+    while len(content) < n_bytes:
+        content += link.recv(n_bytes - len(content))
+    found: dict[str, object] = json.loads(content)
+    return found

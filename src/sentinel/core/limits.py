@@ -375,6 +375,11 @@ REQUEST_BODY_BYTES_MAX = 8 << 20
 # Request line and headers together; tokens and trace headers are a few hundred bytes.
 REQUEST_HEAD_BYTES_MAX = 16 * 1024
 REQUEST_HEADERS_MAX = 64
+# Heads of requests that a door remembers by their bytes: a fleet of clients has a few dozen, and
+# where every head is another one (trace ids), the memory is emptied and costs a fraction of a
+# megabyte.
+HTTP_HEADS_KNOWN_MAX = 256
+HTTP_HEAD_KNOWN_BYTES_MAX = 1024
 # Depth of the JSON of a tensor request: a tensor of two dimensions is five levels down.
 REQUEST_DEPTH_MAX = 16
 # An honest client sends its head at once and its body in a round trip or two.
@@ -400,6 +405,10 @@ REQUEST_TIMEOUT_MS_DEFAULT = 1_000
 REQUEST_TIMEOUT_MS_MAX = 60_000
 # How often deadlines of waiting requests are looked at.
 DEADLINE_SWEEP_S = 0.02
+# After so many turns of the loop with one request each, the next is scored as it comes, without
+# the turn that others could join; one that follows another so soon was there at the same time.
+LONE_TURNS_MIN = 4
+COMPANY_S = 0.00004
 # Tenants whose fairness is kept apart; the rest share one place.
 TENANTS_MAX = 1_024
 # How long a measured service time counts: a champion that was slow must be tried again.

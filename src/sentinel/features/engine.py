@@ -10,6 +10,7 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,8 @@ from sentinel.features.rows import canonical_rows, count_new
 
 Array = npt.NDArray[np.generic]
 Int64Array = npt.NDArray[np.int64]
+Scalar = TypeVar("Scalar", bound=np.generic)
+_INT64, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
 _INDEX_PLACES_FIRST = 1 << 12
 _ID_PLACES_FIRST = 1 << 12
@@ -164,6 +167,8 @@ class Engine:
         on_full: OnFull = OnFull.DEFAULTS,
     ) -> None:
         self.plan = plan
+        self._names = plan.names
+        self._fields = _field_names(plan.features.events)
         self.limits = EntityLimits(n_max=n_entities_max, on_full=on_full)
         arena = np.zeros(max(_ARENA_WORDS_FIRST, 2 * len(plan.head)), dtype=np.int64)
         arena[: len(plan.head)] = plan.head
@@ -205,6 +210,8 @@ class Engine:
                     got=f"{got[:16]}…",
                 )
         self.plan = plan
+        self._names = plan.names
+        self._fields = _field_names(plan.features.events)
 
     def advance(self, events: EventBatch) -> FeatureMatrix:
         """Read the features of each event as of just before it, then apply it; in order.
@@ -226,9 +233,9 @@ class Engine:
             then nothing was applied.
         """
         schema = self.plan.features.events
-        feed = _feed(events, schema)
+        feed = _feed(events, schema, self._fields)
         self._check_entities(feed)
-        n_rows, n_features = events.n_rows, len(self.plan.names)
+        n_rows, n_features = events.n_rows, len(self._names)
         out = Vectors(
             values=np.empty((n_rows, n_features), dtype=np.float32),
             status=np.empty((n_rows, n_features), dtype=np.uint8),
@@ -237,14 +244,14 @@ class Engine:
             rows=np.empty((n_rows, len(self.plan.tables.entities)), dtype=np.int64),
         )
         registers = self._state.registers
-        registers[[R_ROW, R_RESOLVED, R_FEEDBACK]] = 0
+        registers[R_ROW] = registers[R_RESOLVED] = registers[R_FEEDBACK] = 0
         pending = self._pending.feed
         tables, work = self.plan.tables, self._work
         while short := kernel.advance_rows(tables, self._state, feed, pending, out, work):
             self._grow(short)
         self._pending.drop(int(registers[R_FEEDBACK]))
         return FeatureMatrix(
-            names=self.plan.names,
+            names=self._names,
             values=out.values,
             status=out.status,
             is_late=out.is_late,
@@ -275,7 +282,7 @@ class Engine:
                 expected="no feedback: the feature set declares none",
                 got=f"{feedback.n_rows} rows",
             )
-        feed = _feed(feedback, schema, is_feedback=True)
+        feed = _feed(feedback, schema, _field_names(schema), is_feedback=True)
         self._pending.check_room(feedback.n_rows)
         while 2 * (int(self._feedback_window[1]) + feedback.n_rows) > self._feedback_ids.shape[1]:
             self._feedback_ids = _larger_ids(self._feedback_ids)
@@ -353,7 +360,7 @@ class Engine:
             ``feature-batch-mismatch``; ``entities-too-many``.
         """
         schema = self.plan.features.events
-        self._check_entities(_feed(events, schema))
+        self._check_entities(_feed(events, schema, self._fields))
 
     def defaults(self, n_rows: int) -> FeatureMatrix:
         """Return rows of declared defaults, marked as duplicates: what a repeated event gets."""
@@ -470,9 +477,18 @@ def known_at(feedback: EventBatch, schema: ContractSchema) -> Int64Array:
     return np.maximum(times, received_at_ms[feedback.rows])
 
 
-def _feed(batch: EventBatch, schema: ContractSchema, *, is_feedback: bool = False) -> Feed:
+def _field_names(schema: ContractSchema) -> tuple[str, ...]:
+    return tuple(field.name for field in schema.fields)
+
+
+def _feed(
+    batch: EventBatch,
+    schema: ContractSchema,
+    names: tuple[str, ...],
+    *,
+    is_feedback: bool = False,
+) -> Feed:
     """Bring a batch into the one layout that the kernel is compiled for."""
-    names = tuple(field.name for field in schema.fields)
     if batch.names != names:
         raise SentinelError(
             ErrorCode.FEATURE_BATCH_MISMATCH,
@@ -481,10 +497,18 @@ def _feed(batch: EventBatch, schema: ContractSchema, *, is_feedback: bool = Fals
             got=", ".join(batch.names),
         )
     times = known_at(batch, schema) if is_feedback else batch.column(schema.event_time.name)
-    values = np.require(batch.values, dtype=np.int64, requirements=["C", "W"])
-    present = np.require(batch.present, dtype=np.bool_, requirements=["C", "W"])
-    times = np.require(times, dtype=np.int64, requirements=["C", "W"])
+    values, times = _plain(batch.values, _INT64), _plain(times, _INT64)
+    present = _plain(batch.present, _BOOL)
     return Feed(values, values.view(np.float64), present, times)
+
+
+def _plain(array: npt.NDArray[Scalar], dtype: np.dtype[Scalar]) -> npt.NDArray[Scalar]:
+    """Return an array of this type that is contiguous and writable; itself where it is."""
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.writeable:
+        return array
+    plain: npt.NDArray[Scalar] = np.require(array, dtype=dtype, requirements=["C", "W"])
+    return plain
 
 
 def _larger_ids(ids: Int64Array) -> Int64Array:

@@ -46,6 +46,12 @@ class StageTimer:
     clock_ns : callable
         A clock that never goes back, in nanoseconds.
 
+    Attributes
+    ----------
+    histograms : dict of str to LatencyHistogram
+    total_s : float
+        Of all laps of this timer.
+
     Examples
     --------
     >>> ticks = iter([0, 2_000_000, 5_000_000])
@@ -57,7 +63,7 @@ class StageTimer:
     [('decode', 0.002, 0.4), ('model', 0.003, 0.6)]
     """
 
-    __slots__ = ("_clock_ns", "_last_ns", "histograms")
+    __slots__ = ("_clock_ns", "_last_ns", "histograms", "total_s")
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class StageTimer:
     ) -> None:
         self._clock_ns = clock_ns
         self._last_ns = 0
+        self.total_s = 0.0
         self.histograms = {stage: LatencyHistogram() for stage in stages}
 
     def start(self) -> None:
@@ -76,7 +83,9 @@ class StageTimer:
     def lap(self, stage: str) -> None:
         """End a stage: the time since the last lap, or the start, is its own."""
         now_ns = self._clock_ns()
-        self.histograms[stage].observe((now_ns - self._last_ns) * 1e-9)
+        seconds = (now_ns - self._last_ns) * 1e-9
+        self.histograms[stage].observe(seconds)
+        self.total_s += seconds
         self._last_ns = now_ns
 
     def totals(self) -> dict[str, float]:

@@ -86,7 +86,7 @@ def encode(decisions: DecisionBatch, *, event_id: str) -> bytes:
     """
     batch = decisions.events
     spans = batch.text_spans[batch.text_fields.index(event_id)]
-    n_id_bytes = int(np.dot(spans, _LENGTH).sum())
+    n_id_bytes = int(spans[0, 1] - spans[0, 0] if len(spans) == 1 else (spans @ _LENGTH).sum())
     room = decisions.n_rows * _LINE_BYTES_MAX + n_id_bytes * _ESCAPED_BYTES_MAX
     buffer = np.empty(room, dtype=np.uint8)
     n_bytes = _write_lines(

@@ -35,6 +35,7 @@ from sentinel.scoring.policy import GovernorRules
 
 # Fewer decisions than this say nothing about a rate; and after every so many it is judged.
 _DECISIONS_STEP = 100
+_N_OUTCOMES = len(Outcome)
 
 
 class Direction(enum.StrEnum):
@@ -117,10 +118,10 @@ class Governor:
         at = 0
         while at < len(outcomes):
             end = min(at + _DECISIONS_STEP - self._n_since_judged, len(outcomes))
-            counts = np.bincount(outcomes[at:end], minlength=len(Outcome))
+            counts = _counts(outcomes[at:end])
             for tally in self._tallies.values():
                 tally.n += end - at
-                tally.count += int(counts[tally.outcome])
+                tally.count += counts[tally.outcome]
             self._n_since_judged += end - at
             at = end
             if self._n_since_judged == _DECISIONS_STEP:
@@ -176,6 +177,16 @@ class _Tally:
             self.page = None
         self.n = self.count = 0
         self.is_calm = True
+
+
+def _counts(outcomes: npt.NDArray[np.uint8]) -> list[int]:
+    """Count each outcome; one alone needs no array."""
+    if len(outcomes) == 1:
+        counts = [0] * _N_OUTCOMES
+        counts[outcomes.item()] = 1
+        return counts
+    counted: list[int] = np.bincount(outcomes, minlength=_N_OUTCOMES).tolist()
+    return counted
 
 
 def _window(rules: GovernorRules, share: float) -> int:

@@ -58,7 +58,7 @@ class Measures:
             self._before[state] = (counted or 0.0) - n
         counted = metrics.value("sentinel_canary_failures_total")
         self._before[_CANARY] = (counted or 0.0) - status.canary.n_failures
-        self._total_s = self._timer_s()
+        self._total_s = self._timer.total_s
         metrics.watch_stages(self._timer)
         metrics.before_scrape(self._show)
 
@@ -80,7 +80,7 @@ class Measures:
         self._count_codes(tally)
         self._add("sentinel_feature_values_total", tally.n_defaulted, status="defaulted")
         self._add("sentinel_feature_values_total", tally.n_stale, status="stale")
-        total_s = self._timer_s()
+        total_s = self._timer.total_s
         self._latency.observe(total_s - self._total_s, n=tally.n_decided)
         self._total_s = total_s
 
@@ -91,9 +91,6 @@ class Measures:
             ("refused", len(decoded.refusals)),
         ):
             self._metrics.add("sentinel_feedback_events_total", n, result=result)
-
-    def _timer_s(self) -> float:
-        return sum(histogram.total_s for histogram in self._timer.histograms.values())
 
     def _count_codes(self, tally: Tally) -> None:
         for pair, n in enumerate(tally.pairs):
@@ -117,6 +114,8 @@ class Measures:
         counter = self._counters.get(place)
         if counter is None:
             counter = self._counters[place] = self._metrics.counter(name, **labels)
+        elif not n:
+            return
         counter.add(n)
 
     def _show(self) -> None:

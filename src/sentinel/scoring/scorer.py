@@ -413,6 +413,9 @@ def log_records(
     is_decided = decisions.is_decided
     rows = slice(None) if _is_all(is_decided) else np.flatnonzero(is_decided)
     spans = events.text_spans[events.text_fields.index(schema.event_id.name)][rows]
+    positions = events.raw.positions
+    if len(events.rows) < len(positions):
+        positions = positions[events.rows]
     outcome = decisions.outcome[rows]
     return LogRecords(
         id_content=events.text_content,
@@ -429,7 +432,7 @@ def log_records(
         feature_hash=decisions.feature_hash[rows],
         source=events.raw.source,
         partition=events.raw.partition,
-        positions=events.raw.positions[events.rows][rows],
+        positions=positions[rows],
     )
 
 

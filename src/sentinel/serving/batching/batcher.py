@@ -8,7 +8,9 @@ thread*, so that a slow model never blocks the door; its results go back by one 
 While batches are known to be quick (measured in the last seconds, under ``INLINE_S_MAX``) and
 nothing on their way may wait for a disk, the door scores what one turn of its loop has read at
 once: two threads that share an interpreter lock take more time to hand over than the model needs.
-The first slow batch ends that. A lock makes sure that one of the two scores at a time.
+The first slow batch ends that. A lock makes sure that one of the two scores at a time. A caller
+that has been alone for some turns is answered as it asks; the first who comes at the same time
+ends that.
 
 A work is settled once: by its result or by its deadline, whichever is first;
 what comes later is counted and dropped. Work whose deadline has passed is dropped before the
@@ -29,7 +31,10 @@ from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.queue_of_rows import RowQueue, deadline_passed
 from sentinel.serving.batching.service_time import ServiceTime
-from sentinel.serving.batching.work import Answers, Piece, Result, Work
+from sentinel.serving.batching.work import Answers, Kind, Piece, Result, Work
+
+# Kinds that may be answered as they come: what the plane's own clocks ask for takes its turn.
+_ALONE = frozenset({Kind.EVENTS, Kind.TENSOR})
 
 
 class Worker(Protocol):
@@ -139,6 +144,11 @@ class Batcher:
         self._n_refused: dict[str, int] = {}
         self._is_sweeping = False
         self._is_turn_due = False
+        self._is_at_once = False
+        self._has_ended = False
+        # Turns in a row that had one work, and when the last one that did not wait had ended.
+        self._n_lone = 0
+        self._lone_ended_s = 0.0
         self._scoring = threading.Lock()
         self._recorder: Recorder | None = None
         # Always on, for the metrics: of each request, of each request, of each batch's answers.
@@ -152,6 +162,8 @@ class Batcher:
 
     def submit(self, work: Work) -> None:
         """Queue a work, or refuse it. Its reply is called once, in the loop, unless this raises.
+
+        Where nobody else asks, the reply may be called before this returns.
 
         Raises
         ------
@@ -169,8 +181,13 @@ class Batcher:
                 self._n_refused[name] = self._n_refused.get(name, 0) + 1
                 raise
         if not self._is_turn_due:
-            self._is_turn_due = True
-            self._loop.call_soon(self._take_turn)
+            if self._is_lone(work, now_s):
+                self._go_at_once()
+                if work.is_settled:
+                    return
+            else:
+                self._is_turn_due = True
+                self._loop.call_soon(self._take_turn)
         if not self._is_sweeping:
             self._is_sweeping = True
             self._loop.call_later(limits.DEADLINE_SWEEP_S, self._sweep)
@@ -230,7 +247,7 @@ class Batcher:
     # --- private: the door's side ------------------------------------------------------------
 
     def _check_running(self) -> None:
-        if self._failure or not self._thread.is_alive():
+        if self._failure or self._has_ended:
             raise SentinelError(
                 ErrorCode.SCORER_CLOSED,
                 at="scoring thread",
@@ -280,9 +297,27 @@ class Batcher:
                 recorder.replied(work, time.monotonic())
         self.answer_seconds.observe(time.monotonic() - started_s)
 
+    def _is_lone(self, work: Work, now_s: float) -> bool:
+        """Whether nobody else is likely to ask in this turn of the loop."""
+        if self._n_lone < limits.LONE_TURNS_MIN or self._is_at_once or work.kind not in _ALONE:
+            return False
+        if now_s - self._lone_ended_s < limits.COMPANY_S:
+            self._n_lone = 0
+            return False
+        return True
+
+    def _go_at_once(self) -> None:
+        self._is_at_once = True
+        try:
+            self._take_turn()
+        finally:
+            self._is_at_once = False
+            self._lone_ended_s = time.monotonic()
+
     def _take_turn(self) -> None:
         """Score what this turn of the loop has read, or leave it to the scoring thread."""
         self._is_turn_due = False
+        self._n_lone = self._n_lone + 1 if self._queue.n_works == 1 else 0
         if not self._is_quick() or not self._scoring.acquire(blocking=False):
             with self._condition:
                 if self._is_waiting:
@@ -307,6 +342,13 @@ class Batcher:
     # --- private: the scoring thread ---------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._score_on()
+        finally:
+            self._has_ended = True
+        self._fail_the_rest()
+
+    def _score_on(self) -> None:
         while not self._failure:
             with self._condition:
                 self._beat_s = time.monotonic()
@@ -322,7 +364,6 @@ class Batcher:
                 is_due = time.monotonic() - self._ticked_s >= limits.HEARTBEAT_S
                 if not is_busy or self._calls or is_due:
                     self._pass_time()
-        self._fail_the_rest()
 
     def _score_next(self, deliver: Callable[[list[tuple[Work, Result]]], None]) -> bool:
         """Score one batch, in whichever thread holds the lock; False when nothing waits."""
@@ -345,11 +386,11 @@ class Batcher:
             return bool(late)
         results = self._score(pieces)
         ended_s = time.monotonic()
-        for piece in pieces:
-            if not piece.start:
-                work = piece.work
-                self.parse_seconds.observe(work.queued_s - work.received_s)
-                self.queue_seconds.observe(now_s - work.queued_s)
+        parsed, queued = self.parse_seconds.observe, self.queue_seconds.observe
+        for work, start, _ in pieces:
+            if not start:
+                parsed(work.queued_s - work.received_s)
+                queued(now_s - work.queued_s)
         if self._recorder is not None:
             self._recorder.scored(pieces, now_s, ended_s)
         self._curve.observe(n_rows, ended_s - now_s, now_s=ended_s)

@@ -83,8 +83,8 @@ class RowQueue:
         tenant = work.tenant
         if tenant not in self._tenants and len(self._tenants) >= limits.TENANTS_MAX:
             tenant = work.tenant = _OTHERS
-        self._check_room(work, now_s, busy_s)
-        if self.n_rows:
+        if self.n_rows or work.n_rows > self._rows_max:
+            self._check_room(work, now_s, busy_s)
             wait_s = self.wait_s(work, now_s=now_s) + busy_s
             if now_s + wait_s > work.deadline_s:
                 expected = f"an answer within {work.deadline_s - now_s:.3f} s"

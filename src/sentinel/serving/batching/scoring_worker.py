@@ -334,6 +334,12 @@ def _check_identity(raw: RawBatch, decisions: DecisionBatch, spans: npt.NDArray[
     rows = events.rows
     if events.raw is not raw or len(spans) != len(rows):
         raise _mixed("the batch that was sent", "another one")
+    if len(rows) == 1:
+        row, start, end = rows.item(), spans[0, 0], spans[0, 1]
+        is_own = start >= raw.starts[row] and end <= raw.ends[row]
+        if not is_own and start < len(raw.content):
+            raise _mixed("ids inside the bytes of their events", "an id of another event")
+        return
     starts, ends = raw.starts[rows], raw.ends[rows]
     is_inside = (spans[:, 0] >= starts) & (spans[:, 1] <= ends)
     is_resolved = spans[:, 0] >= len(raw.content)  # escapes: the value stands behind all events

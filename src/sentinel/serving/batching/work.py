@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,7 @@ class Kind(enum.Enum):
     FEEDBACK = 3
 
 
-@dataclass(frozen=True, slots=True)
-class EventAnswers:
+class EventAnswers(NamedTuple):
     """Answers to events, in their order.
 
     Attributes
@@ -46,8 +45,7 @@ class EventAnswers:
     served: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorAnswers:
+class TensorAnswers(NamedTuple):
     """Answers to rows of features, in their order; plain lists, made once for a whole batch.
 
     Attributes
@@ -100,7 +98,8 @@ class Work:
     received_s, queued_s : float
         When the request was whole, and when it entered the queue; on the same clock.
     reply : callable
-        Told the result, once, in the thread of the door.
+        Told the result, once, in the thread of the door; it may be before the work was handed
+        out to who asked.
     release : WorkingRelease or None
         Who must answer: of kinds ``TENSOR`` and ``CANARY``. Events are answered by the release in
         service when their batch is formed.
@@ -150,8 +149,7 @@ def _served(parts: Sequence[EventAnswers]) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Some rows of one request, in a batch: rows ``start`` to ``end`` of the work."""
 
     work: Work

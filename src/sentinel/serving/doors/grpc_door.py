@@ -258,18 +258,25 @@ class GrpcDoor:
 
     async def _wait(self, submit: Callable[[Reply], Work]) -> Result:
         """Submit, and wait for the reply; a call that is cancelled is abandoned."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Result] | None = None
+        found: list[Result] = []
 
         def reply(result: Result) -> None:
-            if not future.done():
+            if future is None:
+                found.append(result)
+            elif not future.done():
                 future.set_result(result)
 
         work = submit(reply)
-        try:
-            result = await future
-        except asyncio.CancelledError:
-            self._plane.abandon(work)
-            raise
+        if found:  # answered as it asked: nothing to wait for
+            result = found[0]
+        else:
+            future = asyncio.get_running_loop().create_future()
+            try:
+                result = await future
+            except asyncio.CancelledError:
+                self._plane.abandon(work)
+                raise
         if isinstance(result, SentinelError):
             raise result
         return result

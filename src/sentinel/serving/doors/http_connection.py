@@ -5,6 +5,10 @@ declared length before it is read, by what came where it is chunked), the time e
 ``Host``, the version, the form of the target, that one request is answered before the next begins.
 A request that cannot be trusted ends its connection.
 
+Clients begin their requests with the same bytes again and again. A head that was read and judged
+once, whole and with nothing wrong, is known by its bytes: where the same come again at the start
+of a message, with a body as long as they say, there is nothing left to parse.
+
 Reference: RFC 9112.
 """
 
@@ -22,7 +26,12 @@ import httptools
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.batching.attempt import attempt
-from sentinel.serving.doors.http_message import HttpRequest, HttpResponse, error_response
+from sentinel.serving.doors.http_message import (
+    HttpHead,
+    HttpRequest,
+    HttpResponse,
+    error_response,
+)
 
 Handler = Callable[[HttpRequest], HttpResponse | None]
 _NEVER = float("inf")
@@ -46,6 +55,8 @@ class HttpDoor:
         self.connections: set[HttpConnection] = set()
         self.connections_max = connections_max
         self.is_draining = False
+        # Heads that were judged, by their bytes.
+        self.heads: dict[bytes, HttpHead] = {}
         self.date = formatdate(usegmt=True).encode()
 
     def connection(self) -> HttpConnection:
@@ -76,6 +87,7 @@ class HttpConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_chunk",
         "_current",
         "_door",
         "_fault",
@@ -139,6 +151,10 @@ class HttpConnection(asyncio.Protocol):
         """Feed the parser, and judge what it found."""
         if self._is_discarding:
             return
+        if not self._is_in_message and not self._head_bytes:
+            if self._take_known(data):
+                return
+            self._chunk = data
         if not self._is_head_done:
             self._head_bytes += len(data)
             if not self._is_in_message:
@@ -243,16 +259,12 @@ class HttpConnection(asyncio.Protocol):
         if self._fault is not None:
             return
         path, query = _split(self._url)
-        request = HttpRequest(
-            method=self._parser.get_method(),
-            path=path,
-            query=query,
-            headers=self._headers,
-            body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
-            peer=self._peer,
-            respond=self._respond,
-        )
+        head = HttpHead(self._parser.get_method(), path, query, self._headers, self._n_body)
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request = HttpRequest(head, body, self._peer, self._respond)
         keeps = self._parser.should_keep_alive()
+        if keeps and self._chunk:
+            self._remember(self._chunk, head)
         self._reset()
         if not self.is_busy and not self._is_paused:
             self._start(request, keeps)
@@ -264,6 +276,35 @@ class HttpConnection(asyncio.Protocol):
             self._note(ErrorCode.REQUEST_TOO_LARGE, "connection", f"{_PIPELINED_MAX} ahead", "more")
         elif self._transport is not None:
             self._transport.pause_reading()
+
+    # --- heads that are known ----------------------------------------------------------------
+
+    def _take_known(self, data: bytes) -> bool:
+        """Take a whole request whose head was judged before; the parser stands between two."""
+        if self._current is not None or self._waiting or self._is_paused:
+            return False
+        end = data.find(b"\r\n\r\n", 0, limits.HTTP_HEAD_KNOWN_BYTES_MAX) + 4
+        head = self._door.heads.get(data[:end])
+        if head is None or len(data) != end + head.n_body:
+            return False
+        self._start(HttpRequest(head, data[end:], self._peer, self._respond), True)
+        return True
+
+    def _remember(self, chunk: bytes, head: HttpHead) -> None:
+        """Keep a head that came with its whole message, and nothing else, in one chunk.
+
+        The lengths tell: where the head ended elsewhere, or another message follows, they differ.
+        """
+        headers = head.headers
+        if b"transfer-encoding" in headers or b"expect" in headers:
+            return
+        end = chunk.find(b"\r\n\r\n", 0, limits.HTTP_HEAD_KNOWN_BYTES_MAX) + 4
+        if len(chunk) != end + head.n_body or self._parser.get_http_version() != "1.1":
+            return
+        heads = self._door.heads
+        if len(heads) >= limits.HTTP_HEADS_KNOWN_MAX:
+            heads.clear()
+        heads[chunk[:end]] = head
 
     # --- answering ---------------------------------------------------------------------------
 
@@ -301,7 +342,7 @@ class HttpConnection(asyncio.Protocol):
         if not keeps and not response.closes:
             response = _closing(response)
         self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
-        is_head = request.method == b"HEAD"
+        is_head = request.head.method == b"HEAD"
         self._transport.write(response.encode(self._door.date, is_head=is_head))
         if not keeps:
             self._transport.close()
@@ -345,11 +386,12 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write_eof()
 
     def _reset(self) -> None:
-        self._url = b""
+        self._chunk = b""
+        self._url: bytes = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._n_body = 0
-        self._head_bytes = 0
+        self._head_bytes: int = 0
         self._is_head_done = False
         self._is_in_message = False
 

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.batching.queue_of_rows import OverloadedError
@@ -26,8 +27,8 @@ _FOR_CALLERS = frozenset(
 
 
 @dataclass(slots=True, eq=False)
-class HttpRequest:
-    """One request, whole.
+class HttpHead:
+    """What stands before the body; requests that began with the same bytes share one.
 
     Attributes
     ----------
@@ -35,7 +36,28 @@ class HttpRequest:
     path, query : bytes
         As they came: nothing is decoded or normalised.
     headers : dict of bytes to bytes
-        Names in lower case; values of a repeated name joined by a comma.
+        Names in lower case; values of a repeated name joined by a comma. Never changed.
+    n_body : int
+        Bytes of the body where its length was declared; 0 without.
+    meaning : object
+        What the handler made of it, for the next request that begins so.
+    """
+
+    method: bytes
+    path: bytes
+    query: bytes
+    headers: dict[bytes, bytes]
+    n_body: int = 0
+    meaning: object = None
+
+
+@dataclass(slots=True, eq=False)
+class HttpRequest:
+    """One request, whole.
+
+    Attributes
+    ----------
+    head : HttpHead
     body : bytes
     peer : str
         Address of the other side.
@@ -45,18 +67,34 @@ class HttpRequest:
         Called when the client goes away before its response.
     """
 
-    method: bytes
-    path: bytes
-    query: bytes
-    headers: dict[bytes, bytes]
+    head: HttpHead
     body: bytes
     peer: str
     respond: Callable[[HttpResponse], None]
     on_abandon: Callable[[], None] | None = None
 
+    @property
+    def method(self) -> bytes:
+        """Of the head."""
+        return self.head.method
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+    @property
+    def path(self) -> bytes:
+        """Of the head."""
+        return self.head.path
+
+    @property
+    def query(self) -> bytes:
+        """Of the head."""
+        return self.head.query
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """Of the head."""
+        return self.head.headers
+
+
+class HttpResponse(NamedTuple):
     """One response.
 
     Attributes
@@ -78,14 +116,14 @@ class HttpResponse:
 
     def encode(self, date: bytes, *, is_head: bool = False) -> bytes:
         """Return the bytes of it."""
-        key = (self.status, self.content_type if self.body else b"")
+        status, body, content_type, headers, closes = self
+        key = (status, content_type if body else b"")
         start = _HEADS.get(key) or _HEADS.setdefault(key, _start(*key))
-        parts = [start, b"%d\r\ndate: %b\r\n" % (len(self.body), date)]
-        parts += [b"%b: %b\r\n" % header for header in self.headers]
-        parts.append(b"connection: close\r\n\r\n" if self.closes else b"\r\n")
-        if not is_head:
-            parts.append(self.body)
-        return b"".join(parts)
+        further = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
+        if closes:
+            further += b"connection: close\r\n"
+        content = b"" if is_head else body
+        return b"%b%d\r\ndate: %b\r\n%b\r\n%b" % (start, len(body), date, further, content)
 
 
 @dataclass(slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -20,6 +20,7 @@ from sentinel.serving.doors.access import Access, Scope
 from sentinel.serving.doors.http_message import (
     JSON,
     NDJSON,
+    HttpHead,
     HttpRequest,
     HttpResponse,
     error_data,
@@ -41,6 +42,18 @@ _DECISIONS = b"/v1/decisions/"
 _EXPLANATION = b"/explanation"
 CANARY_HEADER = b"sentinel-canary"
 RELEASE_HEADER = b"sentinel-release"
+
+
+@dataclass(slots=True, eq=False)
+class _Meaning:
+    """What a head asks for: found out once for all requests that begin with the same bytes."""
+
+    routes: dict[bytes, dict[bytes, Handle]]
+    handle: Handle
+    authorization: bytes
+    load_form: bytes | None
+    content_type: bytes | None = None
+    timeout_s: float | None = None
 
 
 class HttpRoutes:
@@ -87,14 +100,28 @@ class HttpRoutes:
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
         """Answer a request, now or later."""
         try:
-            response = self._handler(request)(request)
+            response = self._meaning(request.head).handle(request)
         except SentinelError as error:
             response = error_response(error)
         if response is not None:
             response = self._finish(request, response)
         return response
 
-    def _handler(self, request: HttpRequest) -> Handle:
+    def _meaning(self, head: HttpHead) -> _Meaning:
+        """Return what a head asks for, or refuse it; another release has other routes."""
+        known = head.meaning
+        if isinstance(known, _Meaning) and known.routes is self._routes:
+            return known
+        headers = head.headers
+        found = head.meaning = _Meaning(
+            self._routes,
+            self._handler(head),
+            headers.get(b"authorization", b""),
+            headers.get(load_report.REQUEST_HEADER),
+        )
+        return found
+
+    def _handler(self, request: HttpHead) -> Handle:
         """Find who answers a request, or refuse it."""
         methods = self._routes.get(request.path)
         if methods is None:
@@ -140,7 +167,7 @@ class HttpRoutes:
         """Name the release that is in service now."""
         self._routes, self._openapi = self._table(), b""
 
-    def _unusual(self, request: HttpRequest) -> dict[bytes, Handle]:
+    def _unusual(self, request: HttpHead) -> dict[bytes, Handle]:
         """Find the routes of paths that hold a name of the caller's."""
         if request.path.startswith(_DECISIONS):
             is_why = request.path.endswith(_EXPLANATION)
@@ -172,7 +199,7 @@ class HttpRoutes:
 
     def _events(self, request: HttpRequest) -> tuple[list[bytes], Limit, Reply]:
         """Read a body of one event or of lines, who may wait how long, and the way back."""
-        content_type = _content_type(request)
+        content_type = self._content_type(request)
         is_many = content_type in _NDJSON_TYPES
         if not is_many and content_type != JSON:
             raise _content("content-type", f"{JSON.decode()} or {NDJSON.decode()}", content_type)
@@ -240,7 +267,7 @@ class HttpRoutes:
 
     def _read_tensors(self, request: HttpRequest) -> tuple[InferRequest, Limit]:
         """Read a request of features, and how long its caller waits."""
-        content_type = _content_type(request)
+        content_type = self._content_type(request)
         if content_type not in _INFER_TYPES:
             raise _content("content-type", JSON.decode(), content_type)
         limit = self._limit(request, Scope.SCORE)
@@ -298,28 +325,32 @@ class HttpRoutes:
         """Count the response, and say how busy the server is where somebody asks."""
         counts = self.n_by_status
         counts[response.status] = counts.get(response.status, 0) + 1
-        form = request.headers.get(load_report.REQUEST_HEADER)
+        meaning = request.head.meaning
+        form = meaning.load_form if isinstance(meaning, _Meaning) else None
         if form is None:
             return response
         value = load_report.header(form, self._plane.load())
         if value is None:
             return response
         header = (load_report.RESPONSE_HEADER, value)
-        return dataclasses.replace(response, headers=(*response.headers, header))
+        return response._replace(headers=(*response.headers, header))
 
     def _require(self, request: HttpRequest, scope: Scope) -> str:
-        caller = self._access.require(request.headers.get(b"authorization", b""), scope)
+        caller = self._access.require(self._meaning(request.head).authorization, scope)
         return caller.name if caller is not None else request.peer
+
+    def _content_type(self, request: HttpRequest) -> bytes:
+        meaning = self._meaning(request.head)
+        if meaning.content_type is None:
+            meaning.content_type = _content_type(request)
+        return meaning.content_type
 
     def _limit(self, request: HttpRequest, scope: Scope) -> Limit:
         tenant = self._require(request, scope)
-        timeout_s = self._timeout_s
-        for name in _TIMEOUT_HEADERS:
-            text = request.headers.get(name)
-            if text is not None:
-                timeout_s = _timeout_ms(text) / 1000
-                break
-        return Limit(tenant=tenant, timeout_s=timeout_s)
+        meaning = self._meaning(request.head)
+        if meaning.timeout_s is None:
+            meaning.timeout_s = _timeout_s(request.headers, self._timeout_s)
+        return Limit(tenant=tenant, timeout_s=meaning.timeout_s)
 
 
 def _one(result: EventAnswers | TensorAnswers) -> HttpResponse:
@@ -382,6 +413,14 @@ def _json_bytes(request: HttpRequest) -> int | None:
             got=text.decode("ascii", "replace"),
         )
     return int(text)
+
+
+def _timeout_s(headers: dict[bytes, bytes], usual_s: float) -> float:
+    for name in _TIMEOUT_HEADERS:
+        text = headers.get(name)
+        if text is not None:
+            return _timeout_ms(text) / 1000
+    return usual_s
 
 
 def _timeout_ms(text: bytes) -> int:

@@ -11,7 +11,6 @@ Whatever may take long runs in threads of its own; the loop goes on answering pr
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -254,7 +253,7 @@ def _refusal(error: SentinelError) -> HttpResponse:
     if str(error) == data["error"]:
         parts = {"at": error.at, "expected": error.expected, "got": error.got, "hint": error.hint}
         data = {**data, **parts}
-    return dataclasses.replace(response, body=json.dumps(data, allow_nan=False).encode())
+    return response._replace(body=json.dumps(data, allow_nan=False).encode())
 
 
 def _check_local(request: HttpRequest) -> None:

@@ -180,7 +180,7 @@ class Hub:
         work = attempt(lambda: submit(reply), at="front")
         if isinstance(work, SentinelError):
             link.say(Failed(number, to_wire(work)))
-        else:
+        elif not work.is_settled:
             front.works[number] = work
 
     def _find(self, link: Link[FromFront], message: Find) -> None:
