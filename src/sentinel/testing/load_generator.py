@@ -243,7 +243,10 @@ class _Run:
         self._links: set[_Link] = set()
         self._free: list[_Link] = []
         self._n_opening = 0
+        # Tries that wait for a connection: retries, and those of a closed load; then those of the
+        # schedule, which are a number until they are sent.
         self._waiting: deque[_Try] = deque()
+        self._place = 0
         self._retries: list[_Try] = []
         self._start_s = 0.0
 
@@ -301,7 +304,11 @@ class _Run:
 
     def _n_in_the_air(self) -> int:
         n_asked = sum(link.asked is not None for link in self._links)
-        return n_asked + len(self._waiting) + len(self._retries)
+        return n_asked + self._n_waiting() + len(self._retries)
+
+    def _n_waiting(self) -> int:
+        n_due = 0 if self._is_closed else self.report.n_due - self._place
+        return len(self._waiting) + n_due
 
     def _take_due(self, now_s: float) -> None:
         elapsed_s = now_s - self._start_s
@@ -311,9 +318,9 @@ class _Run:
             n_due = self.report.n_due + len(self._free) + self._n_room()
         else:
             n_due = self.report.n_due
-        for place in range(self.report.n_due, n_due):
-            due_s = now_s if self._is_closed else self._start_s + place / self._schedule.rate
-            self._waiting.append(_Try(due_s, next(self._numbers)))
+        if self._is_closed:
+            for _ in range(self.report.n_due, n_due):
+                self._waiting.append(_Try(now_s, next(self._numbers)))
         self.report.n_due = max(self.report.n_due, n_due)
         while self._retries and self._retries[0].due_s <= now_s:
             self._waiting.append(heapq.heappop(self._retries))
@@ -324,20 +331,33 @@ class _Run:
     def _send_waiting(self, now_s: float) -> None:
         if self._is_closed and not self._waiting and self._free:
             self._take_due(now_s)
-        while self._waiting:
-            if now_s >= self._waiting[0].due_s + self._wait_s:
-                self._waiting.popleft()
-                self.report.n_unsent += 1
-            elif self._free:
-                link = self._free.pop()
-                if not link.is_closing:
-                    self._send(link, self._waiting.popleft(), now_s)
-            else:
-                break
-        for _ in range(min(len(self._waiting) - self._n_opening, self._n_room())):
+        self._give_up(now_s)
+        while self._free and self._n_waiting():
+            link = self._free.pop()
+            if not link.is_closing:
+                self._send(link, self._next(), now_s)
+        for _ in range(min(self._n_waiting() - self._n_opening, self._n_room())):
             self._n_opening += 1
             task = asyncio.ensure_future(self._open())
-            task.add_done_callback(lambda done: done.exception())
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _give_up(self, now_s: float) -> None:
+        """Count what found no connection in time."""
+        while self._waiting and now_s >= self._waiting[0].due_s + self._wait_s:
+            self._waiting.popleft()
+            self.report.n_unsent += 1
+        if not self._is_closed:
+            n_over = int((now_s - self._wait_s - self._start_s) * self._schedule.rate)
+            n_more = max(0, min(n_over, self.report.n_due) - self._place)
+            self._place += n_more
+            self.report.n_unsent += n_more
+
+    def _next(self) -> _Try:
+        if self._waiting:
+            return self._waiting.popleft()
+        due_s = self._start_s + self._place / self._schedule.rate
+        self._place += 1
+        return _Try(due_s, next(self._numbers))
 
     async def _connect(self) -> None:
         """Open all connections, some at a time, as a backlog is bounded."""
