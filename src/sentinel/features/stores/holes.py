@@ -7,6 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.core.errors import ErrorCode, SentinelError
+
 
 def first_hole(
     positions: npt.NDArray[np.int64], held: int | None, accepted: Collection[int]
@@ -48,3 +50,29 @@ def first_hole(
         if end > begin and end not in accepted:
             return int(before[at]) + 1, end
     return None
+
+
+def refuse_hole(
+    source: str,
+    partition: int,
+    positions: npt.NDArray[np.int64],
+    held: int | None,
+    accepted: Collection[int],
+) -> None:
+    """Refuse a batch with a hole; as :func:`first_hole`.
+
+    Raises
+    ------
+    SentinelError
+        ``source-gap``.
+    """
+    hole = first_hole(positions, held, accepted)
+    if hole is None:
+        return
+    raise SentinelError(
+        ErrorCode.SOURCE_GAP,
+        at=f"{source}/{partition}",
+        expected=f"position {hole[0]}",
+        got=hole[1],
+        hint="The source has lost events. Accept the gap, or replay from another source.",
+    )

@@ -16,6 +16,8 @@ ClientSettings = dict[str, str | int | float | bool]
 
 # Names whose values are never shown; the client's own list of sensitive properties.
 _SECRET_WORDS = ("password", "secret", "token", "jaas", "key.pem", "sasl.oauthbearer.config")
+# While all brokers are down each is asked once a second, with jitter, not six times.
+_PATIENCE: ClientSettings = {"reconnect.backoff.ms": 1_000}
 # What effects once and resuming from the state stand on: nobody else sets these.
 _OURS = frozenset(
     {
@@ -73,6 +75,7 @@ class KafkaSettings:
             "linger.ms": 5,
             "queue.buffering.max.messages": 4 * limits.STREAM_WAITING_MAX,
             "compression.type": "lz4",
+            **_PATIENCE,
             **self.client,
             "bootstrap.servers": self.bootstrap,
             "enable.idempotence": True,
@@ -90,6 +93,7 @@ class KafkaSettings:
             "log_level": _LOG_LEVEL,
             "fetch.message.max.bytes": 1 << 20,
             "queued.max.messages.kbytes": 32 << 10,
+            **_PATIENCE,
             **self.client,
             "bootstrap.servers": self.bootstrap,
             "enable.auto.commit": False,

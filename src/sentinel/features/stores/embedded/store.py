@@ -62,6 +62,7 @@ from sentinel.features.stores.embedded.snapshot import (
     write_snapshot,
 )
 from sentinel.features.stores.embedded.write_ahead_log import TornTail, WalRecord, WriteAheadLog
+from sentinel.features.stores.holes import refuse_hole
 
 Partition = tuple[str, int]
 
@@ -384,23 +385,9 @@ class EmbeddedStore(Engine):
         if not self._is_fenced or not len(raw.positions):
             return np.ones(batch.n_rows, dtype=np.bool_)
         where = (raw.source, raw.partition)
-        held = self._next.get(where, int(raw.positions[0]))
-        before = np.concatenate([[held - 1], raw.positions[:-1]])
-        for at in np.flatnonzero(raw.positions > before + 1).tolist():
-            self._check_gap(where, int(before[at]) + 1, int(raw.positions[at]))
-        return raw.positions[batch.rows] >= held
-
-    def _check_gap(self, where: Partition, first: int, end: int) -> None:
-        """Refuse positions that are missing, those that the state holds or was told of excepted."""
-        if end <= self._next.get(where, 0) or end in self._accepted.get(where, ()):
-            return
-        raise SentinelError(
-            ErrorCode.SOURCE_GAP,
-            at=f"{where[0]}/{where[1]}",
-            expected=f"position {first}",
-            got=end,
-            hint="The source has lost events. Accept the gap, or replay from another source.",
-        )
+        held = self._next.get(where)
+        refuse_hole(*where, raw.positions, held, self._accepted.get(where, ()))
+        return raw.positions[batch.rows] >= (raw.positions[0] if held is None else held)
 
     def _answer_again(self, events: EventBatch, is_held: npt.NDArray[np.bool_]) -> FeatureMatrix:
         """Make a matrix in which the rows that are held have the vectors they got."""

@@ -43,7 +43,7 @@ from sentinel.features.layout import (
 from sentinel.features.matrix import STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.embedded.records import select_rows
-from sentinel.features.stores.holes import first_hole
+from sentinel.features.stores.holes import first_hole, refuse_hole
 from sentinel.features.stores.redis.cache import RowCache
 from sentinel.features.stores.redis.changes import Undo, id_changes, is_same
 from sentinel.features.stores.redis.link import RedisLink
@@ -527,15 +527,9 @@ class RedisStore(RedisReplica):
         raw = batch.raw
         if not self.settings.is_fenced or not len(raw.positions):
             return np.ones(batch.n_rows, dtype=np.bool_)
-        if (hole := self._hole(batch)) is not None:
-            raise SentinelError(
-                ErrorCode.SOURCE_GAP,
-                at=f"{raw.source}/{raw.partition}",
-                expected=f"position {hole[0]}",
-                got=hole[1],
-                hint="The source has lost events. Accept the gap, or replay from another source.",
-            )
-        return raw.positions[batch.rows] >= self._held((raw.source, raw.partition))
+        where = (raw.source, raw.partition)
+        refuse_hole(*where, raw.positions, self._next.get(where), self._accepted.get(where, ()))
+        return raw.positions[batch.rows] >= self._held(where)
 
     def _position_after(self, batch: EventBatch) -> tuple[Partition, int]:
         raw = batch.raw
