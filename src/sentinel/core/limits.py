@@ -403,6 +403,15 @@ INLINE_S_MAX = 0.004
 # Deadline of a request that names none, and the longest that may be named.
 REQUEST_TIMEOUT_MS_DEFAULT = 1_000
 REQUEST_TIMEOUT_MS_MAX = 60_000
+# So many rows wait before a request is refused without being read, and so many a batch has whose
+# cost of a row, all in all, is taken for true.
+GATE_ROWS_MIN = 32
+# A loop that has read nothing for so long was not busy: what comes now came now.
+LOOP_IDLE_S_MIN = 0.001
+# Refusals a second that a door reads without pause: a tenth of a core. Beyond, it stops reading
+# from a connection that was refused, until its turn comes, but no longer than this.
+REFUSALS_PER_S_MAX = 5_000
+REFUSED_UNREAD_S_MAX = 0.2
 # How often deadlines of waiting requests are looked at.
 DEADLINE_SWEEP_S = 0.02
 # After so many turns of the loop with one request each, the next is scored as it comes, without

@@ -29,6 +29,7 @@ from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.monitoring import Health as HealthWord
 from sentinel.release import LoadedRelease
+from sentinel.serving.allocator import keep_heap_small
 from sentinel.serving.batching.batcher import Batcher
 from sentinel.serving.batching.decision_memory import DecisionMemory
 from sentinel.serving.batching.scoring_worker import ScoringWorker
@@ -89,6 +90,7 @@ def serve(
     SentinelError
         ``address-unusable``, ``tokens-invalid``, and what opening the parts raises.
     """
+    keep_heap_small()
     with ExitStack() as stack:
         opened = open_parts(loaded, settings, configuration, stack)
         server = Server(opened, settings, source=source)
@@ -173,10 +175,11 @@ class Server:
             explanations=self._opened.explanations,
         )
         self.swap = Swap(self._opened, plane, worker, loop, source=self._source)
-        self.routes = routes = HttpRoutes(plane, self._access, timeout_ms=self._settings.timeout_ms)
+        timeout_ms, gate = self._settings.timeout_ms, batcher.gate
+        self.routes = routes = HttpRoutes(plane, self._access, timeout_ms=timeout_ms, gate=gate)
         self.operator = operator = OperatorRoutes(plane, self.swap, self._access)
         operations = Operations(plane, routes, operator)
-        calls = GrpcDoor(plane, self._access, timeout_ms=self._settings.timeout_ms)
+        calls = GrpcDoor(plane, self._access, timeout_ms=timeout_ms, gate=gate)
         try:
             await self._serve(plane, self.swap, HttpDoor(routes), calls, operations, on_started)
         finally:

@@ -29,6 +29,7 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.serving.batching.attempt import attempt
+from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.queue_of_rows import RowQueue, deadline_passed
 from sentinel.serving.batching.service_time import ServiceTime
 from sentinel.serving.batching.work import Answers, Kind, Piece, Result, Work
@@ -130,6 +131,7 @@ class Batcher:
         self._loop = loop
         self._curve = ServiceTime()
         self._queue = RowQueue(rows_max=rows_max, curve=self._curve)
+        self.gate = Gate(self._queue, self._curve)
         self._condition = threading.Condition(threading.Lock())
         self._is_waiting = False
         self._is_stopping = False
@@ -137,6 +139,7 @@ class Batcher:
         self._flying: list[Piece] = []
         self._flying_since_s = 0.0
         self._flying_estimate_s = 0.0
+        self._ended_s = 0.0
         self._beat_s = time.monotonic()
         self._ticked_s = self._beat_s
         self._failure = ""
@@ -172,10 +175,12 @@ class Batcher:
             ``scorer-closed`` when the scoring thread has ended.
         """
         now_s = work.queued_s = time.monotonic()
+        gate = self.gate
+        gate.turn_began(now_s)
         with self._condition:
             try:
                 self._check_running()
-                self._queue.add(work, now_s=now_s, busy_s=self._busy_s(now_s))
+                self._queue.add(work, now_s=now_s, busy_s=self._busy_s(now_s) + gate.lag_s)
             except SentinelError as error:
                 name = str(error.code)
                 self._n_refused[name] = self._n_refused.get(name, 0) + 1
@@ -233,7 +238,7 @@ class Batcher:
                 n_batches=self._n_batches,
                 n_rows_scored=self._n_rows,
                 n_late=self._n_late,
-                n_refused=dict(self._n_refused),
+                n_refused=self._refused(),
             )
 
     def stop(self, *, wait_s_max: float) -> bool:
@@ -245,6 +250,13 @@ class Batcher:
         return not self._thread.is_alive()
 
     # --- private: the door's side ------------------------------------------------------------
+
+    def _refused(self) -> dict[str, int]:
+        """Count what was refused, at the gate or at the queue."""
+        found, name = dict(self._n_refused), str(ErrorCode.OVERLOADED)
+        if self.gate.n_refused:
+            found[name] = found.get(name, 0) + self.gate.n_refused
+        return found
 
     def _check_running(self) -> None:
         if self._failure or self._has_ended:
@@ -323,11 +335,13 @@ class Batcher:
                 if self._is_waiting:
                     self._is_waiting = False
                     self._condition.notify()
+            self.gate.turn_ended(time.monotonic())
             return
         try:
             self._score_next(self._deliver)
         finally:
             self._scoring.release()
+            self.gate.turn_ended(time.monotonic())
         if self._queue.n_rows and not self._is_turn_due:
             self._is_turn_due = True
             self._loop.call_soon(self._take_turn)
@@ -380,12 +394,15 @@ class Batcher:
             n_rows = sum(piece.n_rows for piece in pieces)
             self._flying, self._flying_since_s = pieces, now_s
             self._flying_estimate_s = self._curve.seconds(n_rows, now_s=now_s) if n_rows else 0.0
+            self.gate.busy_until_s = now_s + self._flying_estimate_s
         if late:
             deliver([(work, deadline_passed(work)) for work in late])
         if not pieces:
             return bool(late)
+        since_s = max(self._ended_s, pieces[0].work.queued_s)
+        self._curve.observe_beside(n_rows, now_s - since_s, now_s=now_s)
         results = self._score(pieces)
-        ended_s = time.monotonic()
+        ended_s = self._ended_s = self.gate.busy_until_s = time.monotonic()
         parsed, queued = self.parse_seconds.observe, self.queue_seconds.observe
         for work, start, _ in pieces:
             if not start:

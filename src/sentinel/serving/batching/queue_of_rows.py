@@ -100,7 +100,13 @@ class RowQueue:
         own = self._n_rows_of.get(work.tenant, 0) + work.n_rows
         n_active = len(self._tenants) + (work.tenant not in self._tenants)
         ahead = min(self.n_rows + work.n_rows, own * n_active)
-        return self._curve.seconds(ahead, now_s=now_s)
+        return self._curve.wait_s(ahead, now_s=now_s)
+
+    def n_rows_before(self, tenant: str) -> int:
+        """Count the rows that are done once one more row of this tenant is."""
+        own = self._n_rows_of.get(tenant, 0) + 1
+        n_active = len(self._tenants) + (tenant not in self._tenants)
+        return min(self.n_rows + 1, own * n_active)
 
     def take(self, *, n_rows_max: int) -> list[Piece]:
         """Take the pieces of the next batch, all of one kind; empty when nothing waits."""

@@ -2,6 +2,9 @@
 
 Batches of 2^k to 2^(k+1) - 1 rows share one place with a running mean. A measurement counts for a
 few seconds only: what was slow must be tried again, or nobody would ever find out that it is not.
+
+Rows that wait wait for more than the model: requests are read and answers written in between. What
+lies between two batches while rows wait is measured too, a row.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ class ServiceTime:
     def __init__(self) -> None:
         self._seconds = [0.0] * _N_PLACES
         self._at_s = [float("-inf")] * _N_PLACES
+        self._beside_row_s = 0.0
+        self._beside_at_s = float("-inf")
 
     def observe(self, n_rows: int, seconds: float, *, now_s: float) -> None:
         """Take in one batch of ``n_rows``, at least 1."""
@@ -45,6 +50,25 @@ class ServiceTime:
         whole, rest = divmod(n_rows, limits.SERVE_BATCH_ROWS_MAX)
         total = whole * self._known(limits.SERVE_BATCH_ROWS_MAX, now_s) if whole else 0.0
         return total + (self._known(rest, now_s) if rest else 0.0)
+
+    def observe_beside(self, n_rows: int, seconds: float, *, now_s: float) -> None:
+        """Take in what lay between two batches, the second of which had ``n_rows``.
+
+        Of a few rows it says nothing: what a thread takes to wake up is no cost of a row.
+        """
+        if n_rows < limits.GATE_ROWS_MIN:
+            return
+        row_s = seconds / n_rows
+        is_old = now_s - self._beside_at_s > limits.SERVICE_TIME_S_MAX
+        self._beside_row_s += (1.0 if is_old else _WEIGHT) * (row_s - self._beside_row_s)
+        self._beside_at_s = now_s
+
+    def wait_s(self, n_rows: int, *, now_s: float) -> float:
+        """Estimate how long the last of so many waiting rows waits for its answer."""
+        seconds = self.seconds(n_rows, now_s=now_s)
+        if now_s - self._beside_at_s <= limits.SERVICE_TIME_S_MAX:
+            seconds += n_rows * self._beside_row_s
+        return seconds
 
     def _known(self, n_rows: int, now_s: float) -> float:
         for place in range(_place(n_rows), -1, -1):

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.batching.attempt import attempt, attempt_async
+from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAnswers, Work
 from sentinel.serving.doors import load_report, tensors
@@ -69,12 +70,17 @@ class GrpcDoor:
     access : Access
     timeout_ms : int
         Deadline of a call that has none.
+    gate : Gate, optional
+        Asked before a message is read; None: only the queue refuses.
     """
 
-    def __init__(self, plane: DoorPlane, access: Access, *, timeout_ms: int) -> None:
+    def __init__(
+        self, plane: DoorPlane, access: Access, *, timeout_ms: int, gate: Gate | None = None
+    ) -> None:
         self._plane = plane
         self._access = access
         self._timeout_s = timeout_ms / 1000
+        self._gate = gate
         self._server: grpc.aio.Server | None = None
         self._trailer = load_report.Trailer(plane.load)
 
@@ -295,6 +301,20 @@ class GrpcDoor:
         timeout_s = self._timeout_s if left_s is None else min(left_s, most_s)
         return Limit(tenant=self._tenant(context), timeout_s=timeout_s)
 
+    def _check_room(self, context: _Context) -> None:
+        """Refuse a call that would wait longer than it has, before its message is read."""
+        gate = self._gate
+        if gate is None or not gate.is_crowded:
+            return
+        limit = self._limit(context)
+        retry_s = gate.refuses(limit.tenant, limit.timeout_s)
+        if retry_s:
+            raise OverloadedError(
+                expected=f"an answer within {limit.timeout_s:.3f} s",
+                got=f"a wait of {retry_s:.3f} s",
+                retry_s=retry_s,
+            )
+
     def _trailers_of(self, method: str) -> _Trailers:
         """Say what stands behind every answer of a method: how busy the server is, where asked."""
         if method not in _SCORING_METHODS:
@@ -332,8 +352,9 @@ class GrpcDoor:
                         _streaming(streams[name], kind, self._trailers_of(name))
                     )
                 else:
+                    check = self._check_room if name in _SCORING_METHODS else None
                     table[name] = grpc.unary_unary_rpc_method_handler(
-                        _unary(unary[name], kind, self._trailers_of(name))
+                        _unary(unary[name], kind, self._trailers_of(name), check)
                     )
             handlers.append(grpc.method_handlers_generic_handler(service, table))
         return handlers
@@ -409,10 +430,15 @@ def _length(n_bytes: int) -> bytes:
 
 
 def _unary(
-    handle: _Unary, kind: Any, trailers: _Trailers
+    handle: _Unary,
+    kind: Any,
+    trailers: _Trailers,
+    check: Callable[[_Context], None] | None,
 ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
     async def call(content: bytes, context: _Context) -> bytes:
         async def answer() -> bytes:
+            if check is not None:
+                check(context)
             response = await handle(_parse(kind, content), context)
             encoded: bytes = (
                 response if isinstance(response, bytes) else response.SerializeToString()

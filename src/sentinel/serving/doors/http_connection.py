@@ -32,6 +32,7 @@ from sentinel.serving.doors.http_message import (
     HttpResponse,
     error_response,
 )
+from sentinel.serving.doors.pace import Pace
 
 Handler = Callable[[HttpRequest], HttpResponse | None]
 _NEVER = float("inf")
@@ -57,6 +58,7 @@ class HttpDoor:
         self.is_draining = False
         # Heads that were judged, by their bytes.
         self.heads: dict[bytes, HttpHead] = {}
+        self.pace = Pace()
         self.date = formatdate(usegmt=True).encode()
 
     def connection(self) -> HttpConnection:
@@ -95,12 +97,14 @@ class HttpConnection(asyncio.Protocol):
         "_headers",
         "_is_discarding",
         "_is_head_done",
+        "_is_held",
         "_is_in_message",
         "_is_paused",
         "_n_body",
         "_parser",
         "_peer",
         "_transport",
+        "_unread_s",
         "_url",
         "_waiting",
         "deadline_s",
@@ -115,6 +119,8 @@ class HttpConnection(asyncio.Protocol):
         self._current: tuple[HttpRequest, bool] | None = None
         self._is_discarding = False
         self._is_paused = False
+        self._is_held = False
+        self._unread_s = 0.0
         self._fault: SentinelError | None = None
         self.deadline_s = _NEVER
         self._reset()
@@ -146,6 +152,7 @@ class HttpConnection(asyncio.Protocol):
         if current is not None and current[0].on_abandon is not None:
             current[0].on_abandon()
         self._transport = None
+        del self._parser  # which knows this connection: neither would go before the collector comes
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and judge what it found."""
@@ -306,6 +313,25 @@ class HttpConnection(asyncio.Protocol):
             heads.clear()
         heads[chunk[:end]] = head
 
+    # --- the pace ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Read nothing from now on."""
+        if self._transport is not None:
+            self._is_held = True
+            self._transport.pause_reading()
+
+    def let_go(self, unread_s: float) -> None:
+        """Read on; what has come meanwhile may have waited for so long."""
+        self._is_held = False
+        self._unread_s = unread_s
+        if self._transport is not None and not self._waiting:
+            self._transport.resume_reading()
+
+    def be_current(self) -> None:
+        """Notice that what comes from now on has not waited."""
+        self._unread_s = 0.0
+
     # --- answering ---------------------------------------------------------------------------
 
     def time_out(self) -> None:
@@ -328,6 +354,7 @@ class HttpConnection(asyncio.Protocol):
     def _start(self, request: HttpRequest, keeps: bool) -> None:
         self._current = (request, keeps)
         self.deadline_s = _NEVER
+        request.unread_s = self._unread_s
         result = attempt(lambda: self._door.handler(request), at="door")
         if isinstance(result, SentinelError):
             self._respond(error_response(result))
@@ -338,15 +365,20 @@ class HttpConnection(asyncio.Protocol):
         if self._current is None or self._transport is None:
             return
         (request, keeps), self._current = self._current, None
+        request.on_abandon = None  # or the request and its work would hold each other
         keeps = keeps and not response.closes and not self._door.is_draining
         if not keeps and not response.closes:
             response = _closing(response)
-        self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
+        now_s = time.monotonic()
+        self.deadline_s = now_s + limits.CONNECTION_IDLE_S_MAX
         is_head = request.head.method == b"HEAD"
         self._transport.write(response.encode(self._door.date, is_head=is_head))
         if not keeps:
             self._transport.close()
-        elif not self._is_paused:
+            return
+        if response.is_paced:
+            self._door.pace.refused(self, now_s)
+        if not self._is_paused:
             self._follow()
 
     def _follow(self) -> None:
@@ -355,7 +387,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._waiting:
             following = self._waiting.popleft()
-            if not self._waiting:
+            if not self._waiting and not self._is_held:
                 self._transport.resume_reading()
             self._start(*following)
         elif self._is_discarding:

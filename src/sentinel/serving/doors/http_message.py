@@ -18,6 +18,7 @@ JSON = b"application/json"
 NDJSON = b"application/x-ndjson"
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _HEADS: dict[tuple[int, bytes], bytes] = {}
+_REFUSALS: dict[int, HttpResponse] = {}
 _RETRY_S_MIN, _RETRY_S_MAX = 1, 30
 _SPREAD_S = itertools.cycle(range(3))
 # Codes whose sentence is made for callers; all others could name files of this machine.
@@ -65,6 +66,8 @@ class HttpRequest:
         Takes the response, once.
     on_abandon : callable or None
         Called when the client goes away before its response.
+    unread_s : float
+        How long it may have waited before it was read, because its connection was not.
     """
 
     head: HttpHead
@@ -72,6 +75,7 @@ class HttpRequest:
     peer: str
     respond: Callable[[HttpResponse], None]
     on_abandon: Callable[[], None] | None = None
+    unread_s: float = 0.0
 
     @property
     def method(self) -> bytes:
@@ -106,6 +110,8 @@ class HttpResponse(NamedTuple):
         Beside content type and length.
     closes : bool
         The connection ends with it.
+    is_paced : bool
+        There is no room: the connection is read again in its turn.
     """
 
     status: int
@@ -113,10 +119,11 @@ class HttpResponse(NamedTuple):
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
     closes: bool = False
+    is_paced: bool = False
 
     def encode(self, date: bytes, *, is_head: bool = False) -> bytes:
         """Return the bytes of it."""
-        status, body, content_type, headers, closes = self
+        status, body, content_type, headers, closes, _ = self
         key = (status, content_type if body else b"")
         start = _HEADS.get(key) or _HEADS.setdefault(key, _start(*key))
         further = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
@@ -155,7 +162,23 @@ def error_response(error: SentinelError, *, closes: bool = False) -> HttpRespons
     if error.code is ErrorCode.METHOD_UNSUPPORTED:
         headers = ((b"allow", error.expected.encode()),)
     body = json.dumps(error_data(error), allow_nan=False).encode()
-    return HttpResponse(status, body, headers=headers, closes=closes)
+    is_paced = isinstance(error, OverloadedError)
+    return HttpResponse(status, body, headers=headers, closes=closes, is_paced=is_paced)
+
+
+def refusal(retry_s: float) -> HttpResponse:
+    """Return the response for who waits longer than he has; made once for each ``Retry-After``."""
+    after_s = _spread(retry_s)
+    known = _REFUSALS.get(after_s)
+    if known is None:
+        error = OverloadedError(
+            expected="an answer within the time the caller has",
+            got="a longer wait",
+            retry_s=retry_s,
+        )
+        headers = ((b"retry-after", b"%d" % after_s),)
+        known = _REFUSALS[after_s] = error_response(error)._replace(headers=headers)
+    return known
 
 
 def error_data(error: SentinelError) -> dict[str, object]:
@@ -181,6 +204,10 @@ def error_data(error: SentinelError) -> dict[str, object]:
 def retry_after_s(error: SentinelError) -> int:
     """Return the seconds until it is worth trying again, spread so that not all come at once."""
     wait_s = error.retry_s if isinstance(error, OverloadedError) else 1.0
+    return _spread(wait_s)
+
+
+def _spread(wait_s: float) -> int:
     return max(_RETRY_S_MIN, min(_RETRY_S_MAX, round(wait_s) + next(_SPREAD_S)))
 
 

@@ -14,6 +14,7 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.latency import LatencyHistogram
+from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAnswers, Work
 from sentinel.serving.doors import load_report
 from sentinel.serving.doors.access import Access, Scope
@@ -26,6 +27,7 @@ from sentinel.serving.doors.http_message import (
     error_data,
     error_response,
     json_response,
+    refusal,
 )
 from sentinel.serving.doors.tensor_answer import encode_infer
 from sentinel.serving.doors.tensors import InferRequest, read_infer
@@ -52,6 +54,7 @@ class _Meaning:
     handle: Handle
     authorization: bytes
     load_form: bytes | None
+    is_scored: bool
     content_type: bytes | None = None
     timeout_s: float | None = None
 
@@ -65,6 +68,8 @@ class HttpRoutes:
     access : Access
     timeout_ms : int
         Deadline of a request that names none.
+    gate : Gate, optional
+        Asked before a body is read; None: only the queue refuses.
 
     Attributes
     ----------
@@ -80,10 +85,12 @@ class HttpRoutes:
         access: Access,
         *,
         timeout_ms: int = limits.REQUEST_TIMEOUT_MS_DEFAULT,
+        gate: Gate | None = None,
     ) -> None:
         self._plane = plane
         self._access = access
         self._timeout_s = timeout_ms / 1000
+        self._gate = gate
         self.seconds = LatencyHistogram()
         self.n_by_status: dict[int, int] = {}
         self._routes = self._table()
@@ -100,7 +107,12 @@ class HttpRoutes:
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
         """Answer a request, now or later."""
         try:
-            response = self._meaning(request.head).handle(request)
+            meaning = self._meaning(request.head)
+            gate = self._gate
+            if gate is not None and gate.is_crowded and meaning.is_scored:
+                response = self._turn_away(gate, request) or meaning.handle(request)
+            else:
+                response = meaning.handle(request)
         except SentinelError as error:
             response = error_response(error)
         if response is not None:
@@ -112,14 +124,21 @@ class HttpRoutes:
         known = head.meaning
         if isinstance(known, _Meaning) and known.routes is self._routes:
             return known
-        headers = head.headers
+        headers, handle = head.headers, self._handler(head)
         found = head.meaning = _Meaning(
             self._routes,
-            self._handler(head),
+            handle,
             headers.get(b"authorization", b""),
             headers.get(load_report.REQUEST_HEADER),
+            is_scored=handle in {self._score, self._infer, self._explain},
         )
         return found
+
+    def _turn_away(self, gate: Gate, request: HttpRequest) -> HttpResponse | None:
+        """Refuse what would wait longer than it has, whatever its body says."""
+        limit = self._limit(request, Scope.SCORE)
+        retry_s = gate.refuses(limit.tenant, limit.timeout_s)
+        return refusal(retry_s) if retry_s else None
 
     def _handler(self, request: HttpHead) -> Handle:
         """Find who answers a request, or refuse it."""
@@ -350,7 +369,7 @@ class HttpRoutes:
         meaning = self._meaning(request.head)
         if meaning.timeout_s is None:
             meaning.timeout_s = _timeout_s(request.headers, self._timeout_s)
-        return Limit(tenant=tenant, timeout_s=meaning.timeout_s)
+        return Limit(tenant=tenant, timeout_s=meaning.timeout_s - request.unread_s)
 
 
 def _one(result: EventAnswers | TensorAnswers) -> HttpResponse:
