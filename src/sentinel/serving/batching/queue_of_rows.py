@@ -134,9 +134,12 @@ class RowQueue:
     def drop(self, work: Work) -> None:
         """Forget a request that nobody waits for any more."""
         waiting = self._tenants.get(work.tenant)
-        if waiting is None or work not in waiting:
+        if waiting is None or work.n_taken >= work.n_rows:
             return
-        waiting.remove(work)
+        try:
+            waiting.remove(work)
+        except ValueError:
+            return
         self._count_out(work.tenant, work.n_rows - work.n_taken)
 
     def works(self) -> list[Work]:
