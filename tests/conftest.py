@@ -8,7 +8,8 @@ A test of a row of ``docs/reliability.md`` says so and takes its numbers from th
 
 ``--tier 1`` is every run of the suite; ``make soak`` is tier 2. In tiers 2 and 3 a loop ends after
 ``--slice-s`` seconds, or sooner: the loops to come share what is left of ``--soak-s``.
-What was really tried is counted, and written to ``.cache/reliability/``.
+A test that says nothing in few rounds says ``least=``. What was really tried is counted, and
+written to ``.cache/reliability/``.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ class Trials:
     Iterate over it once; or take ``n`` for tools that repeat by themselves, and say ``did(n)``.
     """
 
-    def __init__(self, n: int, slice_s: float | None) -> None:
+    def __init__(self, n: int, slice_s: float | None, least: int = 1) -> None:
         self.n = n
         self.done = 0
         self._slice_s = slice_s
+        self._least = least
 
     def __iter__(self) -> Iterator[int]:
         end = None if self._slice_s is None else time.monotonic() + self._slice_s
         for seed in range(self.n):
-            if end is not None and seed > 0 and time.monotonic() > end:
+            if end is not None and seed >= self._least and time.monotonic() > end:
                 return
             yield seed
             self.done += 1
@@ -75,7 +77,8 @@ def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
     tier = request.config.getoption("--tier")
     wanted = [mark.kwargs.get(f"t{n}") for n in range(1, tier + 1)]
     n = [count for count in wanted if count is not None][-1]
-    made = Trials(n, None if tier == 1 else request.config.stash[_BUDGET].slice_s())
+    slice_s = None if tier == 1 else request.config.stash[_BUDGET].slice_s()
+    made = Trials(n, slice_s, mark.kwargs.get("least", 1))
     yield made
     request.node.user_properties.append(("trials", made.done))
 

@@ -74,7 +74,7 @@ def _bound(n_requests: int) -> float:
     return max(BOUND_BYTES_MIN, BOUND_BYTES * BOUND_REQUESTS / n_requests)
 
 
-@pytest.mark.reliability("L1", "L3", t1=30, t2=1_000, t3=10_000)
+@pytest.mark.reliability("L1", "L3", t1=30, t2=1_000, t3=10_000, least=30)
 def test_requests_that_must_leave_nothing_leave_nothing(
     tmp_path: Path, trials: Iterator[int]
 ) -> None:
@@ -84,7 +84,7 @@ def test_requests_that_must_leave_nothing_leave_nothing(
         assert running.status() == 200
 
 
-@pytest.mark.reliability("L2", t1=30, t2=200, t3=1_000)
+@pytest.mark.reliability("L2", t1=30, t2=200, t3=1_000, least=30)
 def test_a_leak_of_a_hundred_bytes_a_request_is_seen(tmp_path: Path, trials: Iterator[int]) -> None:
     """The control: the same server with a leak on purpose fails the same bound."""
     with server_process(tmp_path, program=("-c", LEAK)) as running:

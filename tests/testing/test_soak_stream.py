@@ -181,7 +181,7 @@ def theil_sen(points: list[tuple[int, int]]) -> float:
     return statistics.median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairs)
 
 
-@pytest.mark.reliability("L1", "L3", "L4", t1=40, t2=2_000, t3=20_000)
+@pytest.mark.reliability("L1", "L3", "L4", t1=40, t2=2_000, t3=20_000, least=40)
 def test_a_worker_keeps_nothing_of_the_events_that_it_carries(
     simulated_release: LoadedRelease, tmp_path: Path, trials: Iterator[int]
 ) -> None:
