@@ -208,3 +208,24 @@ def test_a_state_is_brought_up_to_a_place_and_a_later_run_goes_on_there(
     assert json.loads(rest.stdout)["read"] == len(world[1].read_bytes().splitlines()) - 500, (
         rest.stderr
     )
+
+
+def test_compact_refuses_a_damaged_log_and_leaves_it_as_it_is(
+    run: Run, world: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Whole records stand behind the damage: writing the state anew would drop them for good."""
+    state = tmp_path / "state"
+    base = ("replay", str(world[0]), "--unapproved", "--events", str(world[1]), "--quarantine",
+            str(tmp_path / "q"), "--from", "2000", "--learn-only")  # fmt: skip
+    assert run(*base, "--store", f"embedded:{state}").returncode == ExitCode.DEGRADED
+    for snapshot in state.glob("snapshot-*"):
+        snapshot.unlink()
+    segments = sorted(state.glob("wal-*"), key=lambda path: path.stat().st_size)
+    assert segments[-1].stat().st_size > 4_000
+    content = bytearray(segments[-1].read_bytes())
+    content[3_000:3_002] = bytes(byte ^ 0xFF for byte in content[3_000:3_002])
+    segments[-1].write_bytes(content)
+    refused = run("store", "compact", str(state), "--release", str(world[0]), "--unapproved")
+    assert refused.returncode == ExitCode.INPUT
+    assert "state-corrupt" in refused.stderr
+    assert segments[-1].read_bytes() == bytes(content)

@@ -217,7 +217,10 @@ def test_switches_and_rollbacks_under_load_fail_nobody(tmp_path: Path, trials: T
             assert found["fault"] == ""
             assert running.operate("releases/switch", because=f"turn {turn}").status == 200
             assert running.operate("releases/rollback", because=f"turn {turn}").status == 200
-            assert running.operate("releases/rollback", because=f"turn {turn}").status == 200
+            again = running.operate("releases/rollback", because=f"turn {turn}")
+            assert (again.status, again.json()["code"]) == (409, "switch-refused")
+            assert running.stage(other)["fault"] == ""
+            assert running.operate("releases/switch", because=f"turn {turn}").status == 200
             memory = process.memory_info().rss
             counted = process.num_fds(), process.num_threads(), callers.n_answers
             sizes.append((memory, *counted))

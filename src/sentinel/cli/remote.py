@@ -73,7 +73,7 @@ class Remote:
         headers = {} if body is None else {"content-type": "application/json"}
         if self.token_file is not None:
             content = read_bounded(self.token_file, n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2)
-            headers["authorization"] = f"Bearer {content.decode('ascii', 'replace').strip()}"
+            headers["authorization"] = f"Bearer {_token_of(content, self.token_file)}"
         connection = _connect(self.url, wait_s=_WAIT_S + wait_s)
         try:
             connection.request(method, f"/v1/operate/{path}", body=body, headers=headers)
@@ -105,6 +105,20 @@ def error_of(answer: Mapping[str, object], *, at: str) -> SentinelError:
         got=str(answer.get("got", "")),
         hint=str(answer.get("hint", "")),
     )
+
+
+def _token_of(content: bytes, path: Path) -> str:
+    """Read a token; what is none is not repeated anywhere."""
+    token = content.strip()
+    if not token or not all(0x21 <= byte <= 0x7E for byte in token):
+        raise SentinelError(
+            ErrorCode.TOKENS_INVALID,
+            at=str(path),
+            expected="one token: one line of visible ASCII characters",
+            got="something else",
+            hint="The table of tokens is the server's; a caller has a file with its token alone.",
+        )
+    return token.decode("ascii")
 
 
 def _connect(url: str, *, wait_s: float) -> http.client.HTTPConnection:

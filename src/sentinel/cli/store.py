@@ -12,6 +12,7 @@ from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs, table
 from sentinel.cli.release import load_trust, now_ms
+from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,7 +74,9 @@ def compact(
     from sentinel.release import load_release
 
     loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
-    before = _n_bytes(folder, _look(folder))
+    looked = _look(folder)
+    _refuse_damage(folder, looked)
+    before = _n_bytes(folder, looked)
     store = EmbeddedStore(loaded.parts.plan, folder)
     n_replayed = store.recovery.n_events
     store.snapshot()
@@ -83,6 +86,25 @@ def compact(
     facts = {"events taken from the log": n_replayed, "bytes before": before, "bytes after": after}
     output.document({key.replace(" ", "_"): value for key, value in facts.items()})
     output.show(pairs(str(folder), facts))
+
+
+def _refuse_damage(folder: Path, report: StoreReport) -> None:
+    """Refuse to write anew what would drop whole records behind a damaged one.
+
+    Raises
+    ------
+    SentinelError
+        ``state-corrupt``; nothing was changed.
+    """
+    faults = [part.fault for part in report.segments if part.fault]
+    if faults:
+        raise SentinelError(
+            ErrorCode.STATE_CORRUPT,
+            at=str(folder),
+            expected="a log without damage",
+            got=faults[0],
+            hint="Restore the file, or move the state folder away and replay the source.",
+        )
 
 
 def _look(folder: Path) -> StoreReport:

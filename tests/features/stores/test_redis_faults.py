@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from feature_world import HOUR_MS, Payment, Verdict, batch_of, every_kind, payments, verdicts
 
@@ -22,6 +23,7 @@ from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import STALE, Engine, FeatureMatrix, compile_plan
+from sentinel.features.history.partition import entities_of
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.features.stores.redis.replica import RedisReplica
 from sentinel.features.stores.redis.store import OnLoss, RedisSettings, RedisStore
@@ -62,6 +64,15 @@ def stores_are_closed() -> Iterator[None]:
     yield
     while OPEN:
         OPEN.pop().close()
+
+
+def is_stale(matrix: FeatureMatrix) -> bool:
+    """Whether all that needs the state is marked stale, and what the event says itself is not."""
+    by_name = {feature.name: feature for feature in PLAN.features.features}
+    of_entity = [bool(entities_of(feature, by_name)) for feature in PLAN.features.features]
+    needs_state = np.array(of_entity)
+    is_marked: npt.NDArray[np.bool_] = matrix.status == STALE
+    return bool(is_marked[:, needs_state].all() and not is_marked[:, ~needs_state].any())
 
 
 def opened(
@@ -250,8 +261,11 @@ def frozen_for(server: RedisServer, frozen_s: float) -> None:
     time.sleep(max(0.0, frozen_at + frozen_s - time.monotonic()))
     server.send(signal.SIGCONT)
     assert stale
-    assert all((matrix.status == STALE).all() for matrix in stale)
-    assert not any(matrix.is_duplicate.any() for matrix in stale)
+    assert all(is_stale(matrix) for matrix in stale)
+    memory = Engine(PLAN)
+    calm = [memory_of for batch in log[:k] if (memory_of := feed(memory, batch)) is not None]
+    for lost, found in zip(stale, calm[len(calm) - len(stale) :], strict=True):
+        assert (lost.is_duplicate == found.is_duplicate).all()
     assert store.fault is not None
     assert store.fault.code is ErrorCode.STORE_UNREACHABLE
     assert store.store_counts.stale_events >= sum(matrix.n_rows for matrix in stale)
@@ -308,7 +322,7 @@ def slow(server: RedisServer, proxy: RedisProxy, delay_ms: int, rng: Random) -> 
         if matrix is None:
             continue
         if bits(matrix) != answer:
-            assert (matrix.status == STALE).all()
+            assert is_stale(matrix)
             n_stale += batch.n_rows
     n_events = sum(len(batch.rows) for batch in log if batch.raw.source == "Payment")
     assert n_stale == (n_events if delay_ms >= 50 else n_stale)
@@ -433,7 +447,7 @@ def test_flushed_redis_is_noticed_served_stale_and_rebuilt(server: RedisServer) 
     store.link.call([("FLUSHALL",)])
     matrix = feed(store, log[11])
     assert matrix is not None
-    assert (matrix.status == STALE).all()
+    assert is_stale(matrix)
     assert store.fault is not None
     assert store.fault.code is ErrorCode.STATE_MISSING
     store.erase()
@@ -485,3 +499,19 @@ def test_events_beyond_the_backlog_are_counted_or_held(
         assert store.n_backlog == log[0].n_rows
         assert store.store_counts.unapplied_events == (0 if is_fenced else log[1].n_rows)
         server.start()
+
+
+def test_an_event_that_comes_again_while_redis_is_lost_is_known_as_a_repeat(
+    server: RedisServer,
+) -> None:
+    """One answered before the loss, and one answered with defaults since: neither is new."""
+    log = log_of(9, n_events=60)
+    store = opened(server.url, on_loss=OnLoss.DEFAULTS)
+    (_, before, _, since) = log[:4]
+    feed(store, before)
+    server.kill()
+    for batch, is_repeat in ((since, False), (before, True), (since, True)):
+        matrix = feed(store, batch)
+        assert matrix is not None
+        assert is_stale(matrix)
+        assert bool(matrix.is_duplicate.all()) is is_repeat

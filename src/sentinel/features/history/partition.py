@@ -104,7 +104,7 @@ def divide(features: FeatureSet) -> tuple[ReplayPart, ...]:
     own: dict[str, list[str]] = {name: [] for name in entities}
     joint: list[str] = []
     for feature in features.features:
-        used = _entities_of(feature, by_name)
+        used = entities_of(feature, by_name)
         if len(used) > 1:
             joint.append(feature.name)
         elif used:
@@ -117,13 +117,13 @@ def divide(features: FeatureSet) -> tuple[ReplayPart, ...]:
     return tuple(parts)
 
 
-def _entities_of(feature: Feature, by_name: dict[str, Feature]) -> set[str]:
+def entities_of(feature: Feature, by_name: dict[str, Feature]) -> set[str]:
     """Name the entity types whose state a feature is made of."""
     if isinstance(feature, EntityFeature):
         return {feature.by.name}
     found: set[str] = set()
     for name in operands_of(feature):
-        found |= _entities_of(by_name[name], by_name)
+        found |= entities_of(by_name[name], by_name)
     return found
 
 

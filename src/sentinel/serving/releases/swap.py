@@ -212,13 +212,14 @@ class Swap:
             ``switch-refused`` when none is kept.
         """
         with self._lock:
-            after, before = self._kept, self._plane.current
+            after = self._kept
             if after is None:
                 raise _refused(
                     ErrorCode.SWITCH_REFUSED, expected="a release that is kept", got="none"
                 )
             self._try(who, "rollback", after, lambda: self._put_in_service(after))
-            self._kept, self._taken_back = before, ""
+            # What was left is no way back: asking twice must not bring it into service again.
+            self._kept, self._taken_back = None, ""
             self._watch_until_s = float("-inf")
             self._count("rollback")
             self._note(who, "rollback", after.label, result=_done(why))

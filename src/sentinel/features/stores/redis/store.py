@@ -40,7 +40,7 @@ from sentinel.features.layout import (
     R_GENERATION,
     R_IDS_FULL,
 )
-from sentinel.features.matrix import STALE, FeatureMatrix
+from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.embedded.records import select_rows
 from sentinel.features.stores.holes import first_hole, refuse_hole
@@ -49,6 +49,7 @@ from sentinel.features.stores.redis.changes import Undo, id_changes, is_same
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.features.stores.redis.replica import Commit, Partition, RedisReplica, parts_of
 from sentinel.features.stores.redis.script import EVENT_IDS, FEEDBACK_IDS, Change
+from sentinel.features.stores.redis.stale import StaleAnswers
 from sentinel.features.stores.redis.state import encode_answers, encode_changes, encode_pending
 
 Int64Array = npt.NDArray[np.int64]
@@ -163,6 +164,7 @@ class RedisStore(RedisReplica):
         self._accepted: dict[Partition, set[int]] = {}
         self._backlog: deque[tuple[bool, EventBatch]] = deque()
         self._n_backlog = 0
+        self._stale = StaleAnswers(plan)
         # Bytes of the answers of each commit since outputs were last safe.
         self._answer_bytes: deque[int] = deque()
         self._n_answer_bytes = 0
@@ -192,7 +194,9 @@ class RedisStore(RedisReplica):
         """
         is_applied, matrix = self._take(events, is_feedback=False)
         if not is_applied:
-            return self._stale(events.n_rows)
+            self.store_counts.stale_events += events.n_rows
+            return self._stale.fill(events, self.defaults(events.n_rows))
+        self._stale.note(events)
         return matrix if matrix is not None else self.defaults(events.n_rows)
 
     def learn(self, feedback: EventBatch) -> None:
@@ -584,11 +588,3 @@ class RedisStore(RedisReplica):
         self._backlog.append((is_feedback, batch))
         self._n_backlog += batch.n_rows
         return True
-
-    def _stale(self, n_rows: int) -> FeatureMatrix:
-        """Return declared defaults, marked stale."""
-        self.store_counts.stale_events += n_rows
-        matrix = self.defaults(n_rows)
-        matrix.status[:] = STALE
-        matrix.is_duplicate[:] = False
-        return matrix
