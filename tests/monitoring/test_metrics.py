@@ -147,7 +147,11 @@ def test_both_text_formats_are_accepted_by_their_parsers(metrics: Metrics) -> No
 
 def test_names_follow_the_conventions_of_prometheus() -> None:
     """One prefix besides the two fixed names, base units, ``_total`` on counters alone."""
-    fixed = {"inference_latency_seconds", "model_prediction_drift_score"}
+    fixed = {
+        "inference_latency_seconds",
+        "model_prediction_drift_score",
+        "feature_parity_mismatch_total",
+    }
     for metric in METRICS:
         assert metric.name in fixed or metric.name.startswith("sentinel_")
         assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)

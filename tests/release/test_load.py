@@ -76,7 +76,7 @@ def test_one_changed_bit_in_any_file_is_refused(folder: Path) -> None:
     """Every file, signatures and manifest included; every bit position equally likely."""
     rng = random.Random(20180801)
     files = files_of(folder)
-    assert len(files) == 13
+    assert len(files) == 14
     for trial in range(FLIPS):
         path = files[trial % len(files)]
         content = path.read_bytes()

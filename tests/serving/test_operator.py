@@ -102,6 +102,8 @@ def _ask(running: Served, path: str, authorization: str | None, **more: str) -> 
     is_operator = path.startswith("/v1/operate/")
     port = running.addresses.metrics_port if is_operator else running.addresses.http_port
     name = path.replace("{event_id}", "nobody")
+    if name.endswith("/profile"):
+        name += "?seconds=0.1"
     headers = dict(more) if authorization is None else {"authorization": authorization, **more}
     bodies = {"/v1/score": payment(), "/v1/feedback": b"{}", "infer": infer_body([[1.0] * 5])}
     bodies["explain"] = bodies["infer"]
