@@ -11,7 +11,7 @@ test: ## every test
 	@tools/setup.sh requirements/dev.lock redis-server default-jre-headless
 	@tools/setup.sh requirements/spark.lock
 	@tools/setup_kserve.sh
-	$(run) pytest -n 2 --dist worksteal $(ARGS)
+	$(run) pytest -n 4 --dist worksteal $(ARGS)
 
 check: ## what a change must pass beside the tests: format, lint, types, layers, tidy, docs
 	@tools/setup.sh requirements/dev.lock

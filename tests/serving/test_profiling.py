@@ -67,10 +67,11 @@ def test_stages_of_a_live_server_add_up_to_its_requests(server: Served) -> None:
     assert found["requests"] >= 40
     assert found["batches"] >= 1
     assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p99.9_ms"]
+    stages = {"decode", "features", "model", "sanity", "encode", "answer"}
+    assert stages <= {each["stage"] for each in found["all"]["stages"]}
+    # The slowest may be one of the canary's, whose features are timed with its queue.
     for part in (found["all"], found["slowest"]):
-        names = [each["stage"] for each in part["stages"]]
-        assert names[:2] == ["parse", "queue"]
-        assert {"decode", "features", "model", "sanity", "encode", "answer"} <= set(names)
+        assert [each["stage"] for each in part["stages"]][:2] == ["parse", "queue"]
         assert sum(each["share"] for each in part["stages"]) == pytest.approx(1.0, abs=0.01)
         whole_ms = sum(each["ms"] for each in part["stages"])
         assert whole_ms == pytest.approx(part["mean_ms"], rel=0.02)
@@ -186,11 +187,13 @@ def test_the_command_shows_the_stages_and_gives_json(
     finally:
         is_done.set()
         loader.join()
-    for text in ("Where the time goes", "features", "(collector, within)", "interpreter lock"):
+    for text in ("Where the time goes", "features", "(collector, within)"):
         assert text in shown
     document = json.loads(capsys.readouterr().out)
     assert document["requests"] > 0
     assert document["slowest"]["requests"] >= 1
+    # A machine that is busy enough gives the looks no turn; then there is nothing to show of them.
+    assert "interpreter lock" in shown or document["interpreter_lock"]["looks"] < 100
 
 
 def test_the_command_says_when_there_is_no_server() -> None:

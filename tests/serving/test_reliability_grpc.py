@@ -155,7 +155,11 @@ def test_thousands_of_calls_at_once_are_answered_or_refused(channel: grpc.Channe
     call = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
     calls = [call.future(request, timeout=30) for _ in range(3_000)]
     for each in calls:
-        assert each.exception() is None or each.exception().code() in REFUSALS
+        # A stream past the bound may be refused by gRPC itself, which says it is safe to try again.
+        assert each.exception() is None or each.exception().code() in REFUSALS | {
+            grpc.StatusCode.UNAVAILABLE
+        }
+    _is_whole(channel, "after-thousands")
 
 
 @pytest.mark.reliability("F10")
