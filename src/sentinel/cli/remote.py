@@ -18,7 +18,9 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import read_bounded
 
 URL = "http://127.0.0.1:8082"
+# To do something may take as long as verifying a release; to say how something is, no time.
 _WAIT_S = 30.0
+_READ_WAIT_S = 5.0
 _ANSWER_BYTES_MAX = 16 << 20
 
 Url = Annotated[str, typer.Option("--url", help="Operations (metrics) port of the server.")]
@@ -74,7 +76,7 @@ class Remote:
         if self.token_file is not None:
             content = read_bounded(self.token_file, n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2)
             headers["authorization"] = f"Bearer {_token_of(content, self.token_file)}"
-        connection = _connect(self.url, wait_s=_WAIT_S + wait_s)
+        connection = _connect(self.url, wait_s=(_READ_WAIT_S if body is None else _WAIT_S) + wait_s)
         try:
             connection.request(method, f"/v1/operate/{path}", body=body, headers=headers)
             response = connection.getresponse()

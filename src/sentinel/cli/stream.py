@@ -151,9 +151,10 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         unapproved=unapproved,
         port=metrics_port,
     )
-    with _opened(plan, settings) as worker, graceful() as stop:
+    with _opened(plan, settings) as (worker, release), graceful() as stop:
         output.note(
-            f"Reading {events} from {bootstrap or source}; Ctrl-C or SIGTERM ends it in good order."
+            f"{release}: reading {events} from {bootstrap or source}; Ctrl-C or SIGTERM ends it in "
+            "good order."
         )
         report = worker.run(stop)
     output.document(report_data(report))
@@ -208,8 +209,8 @@ def _kafka(
 
 
 @contextmanager
-def _opened(plan: _Plan, settings: Configuration) -> Iterator[StreamWorker]:
-    """Verify and load the release, and put the worker together."""
+def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker, str]]:
+    """Verify and load the release, and put the worker together; says which, and how it stands."""
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
     from sentinel.release import load_release
     from sentinel.release.decision_log import open_decision_log
@@ -238,7 +239,7 @@ def _opened(plan: _Plan, settings: Configuration) -> Iterator[StreamWorker]:
                 configuration=settings,
             )
             decisions.attach(stack.enter_context(log))
-        yield worker
+        yield worker, f"{loaded.manifest.label}, {loaded.standing}"
 
 
 def _worker(
