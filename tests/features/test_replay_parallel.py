@@ -36,6 +36,7 @@ def children() -> set[int]:
 
 def test_processes_give_the_bits_of_one_engine() -> None:
     """Refused, repeated, late and escaped events, feedback, and batches larger than a round."""
+    before = children()
     late = payment(20, payment_id="late", paid_at=json.loads(payment(20))["paid_at"] - 1_800_000)
     events = [*EVENTS[:50], b"{", payment(3), payment(300, amount="NaN"), late, *EVENTS[51:]]
     verdicts = [*VERDICTS[:30], VERDICTS[3], b"null", *VERDICTS[30:]]
@@ -56,7 +57,7 @@ def test_processes_give_the_bits_of_one_engine() -> None:
     assert found.present["tip"].tolist() == wanted.present["tip"].tolist()
     assert found.counts == wanted.counts
     assert (found.n_refused, found.n_feedback_refused) == (2, 1)
-    assert not children()
+    assert children() <= before
 
 
 def test_rounds_are_bounded_and_carry_the_event_ids() -> None:
@@ -100,12 +101,13 @@ def test_who_stops_listening_leaves_no_process() -> None:
 
 def test_a_state_that_could_become_full_is_refused() -> None:
     """Who makes room is decided over all entities, so one process must do it."""
+    before = children()
     run = ParallelReplay(PLAN, batches(EVENTS, 10), n_processes=2, n_entities_max=300, shape=SMALL)
     with pytest.raises(SentinelError) as caught:
         list(run.rounds())
     assert caught.value.code is ErrorCode.ENTITIES_TOO_MANY
     assert caught.value.at == "feature state"
-    assert not children()
+    assert children() <= before
 
 
 def test_an_empty_log_gives_an_empty_matrix() -> None:

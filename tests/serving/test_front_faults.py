@@ -92,6 +92,7 @@ def test_a_front_that_is_killed_or_frozen_is_replaced_while_others_serve(
         folder.mkdir()
         with server_process(folder, "--fronts", "2") as running, Callers(running, 4) as callers:
             wait_until(lambda c=callers: c.n_good() > 20)
+            wait_until(lambda r=running: {"front-1", "front-2"} <= parts(r).keys())
             pid = parts(running)["front-1"]
             os.kill(pid, signal.SIGKILL)
             n_good = callers.n_good()

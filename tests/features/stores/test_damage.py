@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -205,8 +206,9 @@ def test_a_snapshot_that_may_not_be_read_is_named_and_the_one_before_serves(
             for path in [tmp_path / "state", *(tmp_path / "state").iterdir()]:
                 os.chown(path, 65534, 65534)
             newest.chmod(0)
-            for folder in (tmp_path / "state").parents:
-                if str(folder).startswith(str(tmp_path.parent.parent)) and folder != Path("/tmp"):  # noqa: S108
+            ours = Path(tempfile.gettempdir()).resolve()
+            for folder in (tmp_path / "state").resolve().parents:
+                if folder != ours and folder.is_relative_to(ours):
                     folder.chmod(0o755)
             os.setuid(65534)
             store = EmbeddedStore(PLAN, tmp_path / "state")
