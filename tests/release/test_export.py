@@ -44,6 +44,10 @@ def test_a_rounded_threshold_sends_every_float32_the_same_way(t: float, x: float
     assert (x <= t) == (np.float32(x) <= rounded)
 
 
+def test_the_smallest_threshold_is_itself_without_a_warning() -> None:
+    assert round_down(np.array([-LARGEST]))[0] == np.float32(-LARGEST)
+
+
 @given(singles, st.integers(-2, 2))
 def test_thresholds_beside_a_float32_send_it_the_same_way(x: float, steps: int) -> None:
     """The hard cases: doubles next to a float32 number, on both sides and on it."""

@@ -26,7 +26,7 @@ from tests.release.conftest import (
 from sentinel.release import Candidate, OnnxModel, TimeTravel, TreeEnsemble
 from sentinel.release.build import make_draft
 from sentinel.release.export import to_onnx
-from sentinel.release.gates import GATES, Draft, run_gates
+from sentinel.release.gates import GATES, Draft, feature_parity, run_gates
 from sentinel.release.gates.model import average_precision
 from sentinel.scoring.canary import Canary
 from sentinel.scoring.policy import Policy
@@ -340,4 +340,6 @@ def test_the_canary_events_are_events_of_the_log() -> None:
 def test_every_gate_has_a_line_in_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "release.md").read_text()
     table = text.split("## Gates")[1].split("## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [g.__name__ for g in GATES]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [
+        gate.__name__ for gate in (*GATES, feature_parity)
+    ]

@@ -61,7 +61,8 @@ def round_down(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
             got="others",
         )
     nearest = np.minimum(thresholds, largest).astype(np.float32)
-    below = np.nextafter(nearest, np.float32(-np.inf))
+    with np.errstate(over="ignore"):  # below the smallest is -inf, which is not chosen there
+        below = np.nextafter(nearest, np.float32(-np.inf))
     return np.where(nearest.astype(np.float64) > thresholds, below, nearest)
 
 
