@@ -6,6 +6,7 @@ A test of a row of ``docs/reliability.md`` says so and takes its numbers from th
     def test_a_flipped_bit_is_found(trials):
         for seed in trials: ...
 
+``simulated=True`` says that its trials are of a world in one thread, not of real processes.
 ``--tier 1`` is every run of the suite; ``make soak`` is tier 2. In tiers 2 and 3 a loop ends after
 ``--slice-s`` seconds, or sooner: the loops to come share what is left of ``--soak-s``.
 A test that says nothing in few rounds says ``least=``. What was really tried is counted, and
@@ -88,7 +89,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     mark = item.get_closest_marker("reliability")
     if mark is not None and report.when == "teardown":
-        report.user_properties = [*item.user_properties, ("rows", list(mark.args))]
+        simulated = bool(mark.kwargs.get("simulated", False))
+        more = [("rows", list(mark.args)), ("simulated", simulated)]
+        report.user_properties = [*item.user_properties, *more]
     return report
 
 
@@ -141,6 +144,7 @@ class _Ledger:
             self._tests[name] = {
                 "rows": properties["rows"],
                 "trials": properties.get("trials", 1),
+                "simulated": properties["simulated"],
                 "failed": name in self._failed,
                 "seconds": round(self._seconds[name], 3),
             }

@@ -130,7 +130,7 @@ def _traffic(
     return Traffic(port=running.addresses.http_port, path="/v1/score", body=body, source=source)
 
 
-@pytest.mark.reliability("G8", t1=1, t2=10, t3=50)
+@pytest.mark.reliability("G8", t1=3, t2=10, t3=50)
 def test_with_the_breaker_open_decisions_go_on_under_full_load(
     tmp_path: Path, trials: Iterator[int]
 ) -> None:
@@ -152,7 +152,7 @@ def test_with_the_breaker_open_decisions_go_on_under_full_load(
         assert running.opened.scorer.counts().is_balanced
 
 
-@pytest.mark.reliability("G12", t1=1, t2=20, t3=100)
+@pytest.mark.reliability("G12", t1=3, t2=20, t3=100)
 def test_a_caller_of_garbage_takes_nothing_from_the_others(
     tmp_path: Path, trials: Iterator[int]
 ) -> None:

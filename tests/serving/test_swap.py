@@ -309,7 +309,7 @@ def test_decisions_are_logged_with_the_release_that_made_them(tmp_path: Path) ->
     assert found == [(digests[0], 7), (digests[1], 5)]
 
 
-@pytest.mark.reliability("E14", t1=2, t2=50, t3=200)
+@pytest.mark.reliability("E14", t1=5, t2=50, t3=200)
 def test_a_release_that_goes_wrong_after_the_switch_is_taken_back_once(
     tmp_path: Path,
     trials: Trials,

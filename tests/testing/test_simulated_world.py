@@ -68,8 +68,9 @@ def live(loaded: LoadedRelease, undisturbed, seed: int) -> Outcome:
 
 
 @pytest.mark.reliability(
-    "B1", "B4", "B8", "B9", "C1", "C4", "C5", "C7", "C8", t1=500, t2=10_000, least=50
-)
+    "B1", "B4", "B8", "B9", "C1", "C4", "C5", "C7", "C8",
+    t1=500, t2=10_000, t3=200_000, least=50, simulated=True,
+)  # fmt: skip
 def test_whatever_befalls_workers_state_and_decisions_are_those_of_an_undisturbed_run(
     simulated_release: LoadedRelease, undisturbed, trials: Iterator[int]
 ) -> None:

@@ -154,7 +154,7 @@ def with_hole(batch: EventBatch, *, at: int, by: int) -> EventBatch:
     return batch
 
 
-@pytest.mark.reliability("B13", t1=20, t2=200, t3=2_000)
+@pytest.mark.reliability("B13", t1=500, t2=10_000, t3=100_000)
 def test_no_clock_of_the_machine_has_a_part_in_the_state(
     monkeypatch: pytest.MonkeyPatch, trials: Trials
 ) -> None:

@@ -150,7 +150,7 @@ def feed_until_taken(store: RedisStore, batch: EventBatch) -> FeatureMatrix | No
             time.sleep(0.01)
 
 
-@pytest.mark.reliability("D1", t1=10, t2=100, t3=500)
+@pytest.mark.reliability("D1", t1=20, t2=100, t3=500)
 def test_redis_killed_at_random_moments_applies_nothing_twice(
     server: RedisServer, trials: Iterator[int]
 ) -> None:
