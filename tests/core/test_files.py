@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import inside, read_bounded, write_atomically
+from sentinel.core.files import inside, read_bounded, read_secret, write_atomically
 from sentinel.testing import file_size_limit
 
 
@@ -63,6 +63,44 @@ def test_only_regular_files_of_a_sane_size_are_read(tmp_path: Path) -> None:
         read_bounded(tmp_path / "absent", n_bytes_max=10)
     assert error.value.code is ErrorCode.FILE_MISSING
     assert read_bounded(tmp_path / "file", n_bytes_max=11) == b"x" * 11
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o444, 0o660, 0o601])
+def test_a_secret_that_others_may_read_is_refused_with_the_way_out(
+    tmp_path: Path, mode: int
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"swordfish")
+    path.chmod(mode)
+    with pytest.raises(SentinelError) as error:
+        read_secret(path, n_bytes_max=10, code=ErrorCode.TOKENS_INVALID)
+    assert (error.value.code, error.value.at) == (ErrorCode.TOKENS_INVALID, str(path))
+    assert error.value.hint == f"Take it from others: chmod 600 {path}"
+    assert f"mode {mode:o}" in str(error.value)
+    assert "swordfish" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o440, 0o640])
+def test_a_secret_is_read_through_the_links_of_a_volume(tmp_path: Path, mode: int) -> None:
+    """As Kubernetes mounts one with ``fsGroup``: a link to a link to a folder with the file."""
+    (tmp_path / "..2026").mkdir()
+    path = tmp_path / "..2026" / "token"
+    path.write_bytes(b"swordfish")
+    path.chmod(mode)
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "token").symlink_to("..data/token")
+    found = read_secret(tmp_path / "token", n_bytes_max=10, code=ErrorCode.TOKENS_INVALID)
+    assert found == b"swordfish"
+    assert read_bounded(tmp_path / "token", n_bytes_max=10, may_be_link=True) == b"swordfish"
+    if mode & 0o040:
+        with pytest.raises(SentinelError) as error:
+            read_secret(
+                tmp_path / "token", n_bytes_max=10, code=ErrorCode.KEY_INVALID, group_may_read=False
+            )
+        assert (error.value.code, error.value.at) == (
+            ErrorCode.KEY_INVALID,
+            str(tmp_path / "token"),
+        )
 
 
 @pytest.mark.parametrize(

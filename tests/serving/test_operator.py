@@ -253,6 +253,11 @@ def test_a_token_of_another_scope_trips_nothing(
     url = ("--url", f"http://127.0.0.1:{guarded.addresses.metrics_port}")
     file = tmp_path / "token"
     file.write_text(SECRETS["score"] + "\n")
+    file.chmod(0o644)
+    _, found = _run(capsys, "breaker", "show", *url, "--token-file", str(file))
+    assert found["error"]["code"] == "tokens-invalid"  # type: ignore[index]
+    assert "chmod 600" in found["error"]["hint"]  # type: ignore[index]
+    file.chmod(0o600)
     named = ("--token-file", str(file), "--because", "no")
     _, found = _run(capsys, "breaker", "trip", *url, *named)
     assert found["error"]["code"] == "scope-missing"  # type: ignore[index]

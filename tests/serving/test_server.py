@@ -77,7 +77,8 @@ def test_a_token_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(SentinelError) as refused:
         Access.read(path)
-    assert refused.value.code is ErrorCode.TOKENS_INVALID
+    assert (refused.value.code, refused.value.at) == (ErrorCode.TOKENS_INVALID, str(path))
+    assert "chmod 600" in refused.value.hint
 
 
 def test_the_operator_may_do_everything() -> None:

@@ -302,6 +302,28 @@ def test_files_that_are_none_are_refused_by_name(tmp_path: Path, content: bytes)
         ServerSettings(client_ca=bad)
 
 
+def test_files_are_read_through_the_links_of_a_volume(tmp_path: Path) -> None:
+    """As Kubernetes mounts a secret; what is written behind the links is renewed."""
+    ca = issue("ca")
+    real = tmp_path / "..data"
+    real.mkdir()
+    named = []
+    for path in issue("server", ca).write(real, "server"):
+        (tmp_path / path.name).symlink_to(path)
+        named.append(tmp_path / path.name)
+    certificate, key = named
+    tls = Tls(certificate, key, None)
+    issue("another", ca).write(real, "server")
+    tls.renew()
+    (real / certificate.name).write_bytes(b"nonsense")
+    with pytest.raises(SentinelError) as refused:
+        tls.renew()
+    assert (refused.value.code, refused.value.at) == (
+        ErrorCode.CONFIGURATION_INVALID,
+        str(certificate),
+    )
+
+
 def _on_loop(running: Served, act: object) -> None:
     done = threading.Event()
 

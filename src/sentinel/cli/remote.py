@@ -15,7 +15,7 @@ import typer
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded
+from sentinel.core.files import read_secret
 
 URL = "http://127.0.0.1:8082"
 # To do something may take as long as verifying a release; to say how something is, no time.
@@ -74,7 +74,11 @@ class Remote:
     ) -> dict[str, object]:
         headers = {} if body is None else {"content-type": "application/json"}
         if self.token_file is not None:
-            content = read_bounded(self.token_file, n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2)
+            content = read_secret(
+                self.token_file,
+                n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2,
+                code=ErrorCode.TOKENS_INVALID,
+            )
             headers["authorization"] = f"Bearer {_token_of(content, self.token_file)}"
         connection = _connect(self.url, wait_s=(_READ_WAIT_S if body is None else _WAIT_S) + wait_s)
         try:

@@ -99,16 +99,63 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_bounded(path: Path, *, n_bytes_max: int) -> bytes:
-    """Read a whole regular file of at most a stated size, following no symbolic link.
+def read_bounded(path: Path, *, n_bytes_max: int, may_be_link: bool = False) -> bytes:
+    """Read a whole regular file of at most a stated size.
+
+    Parameters
+    ----------
+    path : Path
+    n_bytes_max : int
+    may_be_link : bool
+        Follow symbolic links: for a file that a person named, since volumes of secrets in
+        Kubernetes consist of links. Else a link is refused.
 
     Raises
     ------
     SentinelError
         ``file-missing``; ``file-unreadable`` for a link, a folder, a device, a file too large.
     """
+    return _read(path, n_bytes_max=n_bytes_max, may_be_link=may_be_link)[0]
+
+
+def read_secret(
+    path: Path, *, n_bytes_max: int, code: ErrorCode, group_may_read: bool = True
+) -> bytes:
+    """Read a file that holds a secret, and refuse one that others than its owner may read.
+
+    Parameters
+    ----------
+    path : Path
+        May be a link; what it leads to is judged.
+    n_bytes_max : int
+    code : ErrorCode
+        What to call a file that others may read.
+    group_may_read : bool
+        Modes 440 and 640 are taken: so Kubernetes mounts a secret with ``fsGroup``.
+
+    Raises
+    ------
+    SentinelError
+        ``code``; as :func:`read_bounded`.
+    """
+    content, mode = _read(path, n_bytes_max=n_bytes_max, may_be_link=True)
+    refused = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if group_may_read else stat.S_IRWXG)
+    if mode & refused:
+        raise SentinelError(
+            code,
+            at=str(path),
+            expected="a file that its owner alone may read, mode 600",
+            got=f"mode {mode:03o}",
+            hint=f"Take it from others: chmod 600 {path}",
+        )
+    return content
+
+
+def _read(path: Path, *, n_bytes_max: int, may_be_link: bool) -> tuple[bytes, int]:
+    """Read a file and its permissions, which are those of what was read."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if may_be_link else os.O_NOFOLLOW)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, flags)
     except FileNotFoundError as error:
         raise SentinelError(
             ErrorCode.FILE_MISSING, at=str(path), expected="a file", got="nothing"
@@ -121,7 +168,8 @@ def read_bounded(path: Path, *, n_bytes_max: int) -> bytes:
             got=error.strerror or error,
         ) from error
     # fdopen refuses a folder with an error of its own, so what it is comes first.
-    is_regular = stat.S_ISREG(os.fstat(handle).st_mode)
+    mode = os.fstat(handle).st_mode
+    is_regular = stat.S_ISREG(mode)
     content = b""
     if is_regular:
         with os.fdopen(handle, "rb") as file:
@@ -135,7 +183,7 @@ def read_bounded(path: Path, *, n_bytes_max: int) -> bytes:
             expected=f"a regular file of at most {n_bytes_max} bytes",
             got="a larger one" if is_regular else "something else",
         )
-    return content
+    return content, stat.S_IMODE(mode)
 
 
 def inside(folder: Path, relative: str) -> Path:

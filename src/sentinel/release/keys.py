@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded
+from sentinel.core.files import read_secret
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -123,10 +123,12 @@ def load_key(path: Path) -> SigningKey:
         ``file-missing``, ``file-unreadable``; ``key-invalid`` when others may read the file, or
         when it is no key file.
     """
-    content = read_bounded(path, n_bytes_max=limits.SIGNATURE_BYTES_MAX)
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise _invalid(str(path), "mode 600: a file that only its owner may read", f"{mode:o}")
+    content = read_secret(
+        path,
+        n_bytes_max=limits.SIGNATURE_BYTES_MAX,
+        code=ErrorCode.KEY_INVALID,
+        group_may_read=False,
+    )
     try:
         data = msgspec.json.decode(content, type=_KeyFile)
         seed = base64.b64decode(data.private, validate=True)

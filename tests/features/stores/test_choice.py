@@ -69,6 +69,8 @@ def test_choices_are_read_and_shown_without_passwords(
 def test_file_of_an_address_is_read_and_named_where_it_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "store"
     path.write_text("redis://:hunter2@cache:6379/0?name=shop\n")
+    (tmp_path / "mounted").symlink_to(path.name)
+    assert parse_store(f"@{tmp_path / 'mounted'}").name == "shop", "as Kubernetes mounts secrets"
     choice = parse_store(f"@{path}")
     assert (choice.kind, choice.name) == (StoreKind.REDIS, "shop")
     path.write_text("hunter2")

@@ -113,7 +113,7 @@ def parse_store(text: str, *, at: str = "--store", durability: str | None = None
     """
     if text.startswith("@"):
         path = Path(text[1:])
-        content = read_bounded(path, n_bytes_max=limits.STORE_ADDRESS_BYTES_MAX)
+        content = read_bounded(path, n_bytes_max=limits.STORE_ADDRESS_BYTES_MAX, may_be_link=True)
         # What a file of secrets holds is not shown, whatever it is.
         choice = _parsed(content.decode("utf-8", "replace").strip(), str(path), is_shown=False)
     else:

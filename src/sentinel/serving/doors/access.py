@@ -23,7 +23,6 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ import msgspec
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded
+from sentinel.core.files import read_secret
 
 
 class Scope(enum.StrEnum):
@@ -153,9 +152,9 @@ class Access:
         SentinelError
             ``tokens-invalid``; ``file-missing`` and ``file-unreadable``.
         """
-        content = read_bounded(path, n_bytes_max=limits.TOKEN_FILE_BYTES_MAX)
-        if path.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-            raise _invalid(str(path), "a file that others may not read", "one that they may")
+        content = read_secret(
+            path, n_bytes_max=limits.TOKEN_FILE_BYTES_MAX, code=ErrorCode.TOKENS_INVALID
+        )
         try:
             plain = msgspec.convert(tomllib.loads(content.decode()), _TokenFile)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

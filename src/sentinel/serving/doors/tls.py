@@ -176,11 +176,10 @@ class Tls:
         handshake.context = self._files.context
 
     def _read(self) -> _Files:
-        n_bytes_max = limits.TLS_FILE_BYTES_MAX
-        certificate = read_bounded(self._certificate, n_bytes_max=n_bytes_max)
-        private_key = read_bounded(self._private_key, n_bytes_max=n_bytes_max)
+        certificate = _read_named(self._certificate)
+        private_key = _read_named(self._private_key)
         ca_path = self._client_ca
-        client_ca = b"" if ca_path is None else read_bounded(ca_path, n_bytes_max=n_bytes_max)
+        client_ca = b"" if ca_path is None else _read_named(ca_path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
@@ -196,6 +195,11 @@ class Tls:
             context.load_verify_locations(cadata=self._own.certificate.decode("ascii"))
             context.verify_mode = ssl.CERT_REQUIRED
         return _Files(certificate, private_key, client_ca, context)
+
+
+def _read_named(path: Path) -> bytes:
+    """Read a file that the operator named; volumes of Kubernetes consist of links."""
+    return read_bounded(path, n_bytes_max=limits.TLS_FILE_BYTES_MAX, may_be_link=True)
 
 
 def _load_chain(context: ssl.SSLContext, certificate: bytes, private_key: bytes) -> None:

@@ -160,7 +160,9 @@ def _checked(name: str, value: object, *, at: str) -> str | int | float | bool:
     if not isinstance(value, str | int | float | bool):
         raise _invalid(at, "a text, a number, true or false", type(value).__name__)
     if isinstance(value, str) and value.startswith("@"):
-        content = read_bounded(Path(value[1:]), n_bytes_max=limits.STREAM_SECRET_BYTES_MAX)
+        content = read_bounded(
+            Path(value[1:]), n_bytes_max=limits.STREAM_SECRET_BYTES_MAX, may_be_link=True
+        )
         try:
             return content.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
