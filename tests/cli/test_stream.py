@@ -178,6 +178,15 @@ def test_one_source_is_named(run: Run, release: Path, flags_of: tuple[str, ...],
     assert f"usage-invalid: {at}: " in ended.stderr
 
 
+def test_no_password_in_an_address_is_shown(run: Run, release: Path) -> None:
+    named = ("--events", "e", "--decisions", "d", "--quarantine", "q", "--store", "embedded:s")
+    source = ("--source", "kafka://me:hunter2@broker:9092")
+    ended = run("stream", str(release), "--unapproved", *named, *source)
+    assert ended.returncode == ExitCode.USAGE
+    assert "got kafka://…@broker:9092" in ended.stderr
+    assert "hunter2" not in ended.stdout + ended.stderr
+
+
 def test_a_topic_that_does_not_exist_is_named(run: Run, release: Path, mock: MockKafka) -> None:
     ended = run(*flags(release, mock.bootstrap, decisions="nowhere"))
     assert ended.returncode == ExitCode.INPUT

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from process_rig import server_process
 from release_rig import load, source
 from serving_rig import GOLDEN, MODEL, Served, infer_body, payment, served
 
@@ -270,8 +271,51 @@ def test_a_token_of_another_scope_trips_nothing(
 def test_a_server_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, found = _run(capsys, "breaker", "show", "--url", "http://127.0.0.1:9")
     assert (code, found["error"]["code"]) == (ExitCode.INPUT, "server-unreachable")  # type: ignore[index]
-    _, found = _run(capsys, "breaker", "show", "--url", "ftp://x")
-    assert found["error"]["at"] == "--url"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://op:hunter2@x",
+        "http://op:hunter2@127.0.0.1:99999",
+        "http://op:hunter2@127.0.0.1:port",
+        "http://op:hunter2@[::1",
+        "http://op:hunter2@127.0.0.1:1/path",
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_its_password(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(app, ["breaker", "show", "--json", "--url", url]) is ExitCode.USAGE
+    out, err = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert (error["code"], error["at"]) == ("usage-invalid", "--url")
+    assert "hunter2" not in out + err
+
+
+def test_an_address_shows_no_password_where_nobody_answers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["breaker", "show", "--url", "http://op:hunter2@127.0.0.1:9"]
+    assert run_command(app, command) is ExitCode.INPUT
+    said = capsys.readouterr().err
+    assert "hunter2" not in said
+    assert "http://…@127.0.0.1:9" in said
+    assert "got Connection refused" in said
+
+
+def test_a_server_that_is_frozen_is_found_out_in_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by a signal: its port takes connections, and nobody answers them."""
+    with server_process(tmp_path) as running:
+        running.process.send_signal(signal.SIGSTOP)
+        url = f"http://127.0.0.1:{running.metrics_port}"
+        assert run_command(app, ["breaker", "show", "--url", url]) is ExitCode.INPUT
+        running.process.send_signal(signal.SIGCONT)
+    said = capsys.readouterr().err
+    assert "got no answer within 5 s" in said
+    assert "frozen" in said
 
 
 # --- releases, by the commands ---------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import http.client
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import typer
 
 from sentinel.core import limits
-from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.errors import ErrorCode, SentinelError, without_password
 from sentinel.core.files import read_secret
 
 URL = "http://127.0.0.1:8082"
@@ -22,6 +23,9 @@ URL = "http://127.0.0.1:8082"
 _WAIT_S = 30.0
 _READ_WAIT_S = 5.0
 _ANSWER_BYTES_MAX = 16 << 20
+_ELSEWHERE = "Name its operations port with --url."
+_SILENT = "Something listens there and does not answer: it is frozen, or is no server of Sentinel."
+_KINDS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
 
 Url = Annotated[str, typer.Option("--url", help="Operations (metrics) port of the server.")]
 TokenFile = Annotated[
@@ -66,7 +70,7 @@ class Remote:
         SentinelError
             As :meth:`read`.
         """
-        who = {} if self.token_file is not None and by is None else {"by": by or getpass.getuser()}
+        who = {} if self.token_file is not None and by is None else {"by": by or _login()}
         return self._ask("POST", path, json.dumps({**body, **who}).encode())
 
     def _ask(
@@ -80,21 +84,27 @@ class Remote:
                 code=ErrorCode.TOKENS_INVALID,
             )
             headers["authorization"] = f"Bearer {_token_of(content, self.token_file)}"
-        connection = _connect(self.url, wait_s=(_READ_WAIT_S if body is None else _WAIT_S) + wait_s)
+        within_s = (_READ_WAIT_S if body is None else _WAIT_S) + wait_s
+        connection = _connect(self.url, wait_s=within_s)
+        shown = without_password(self.url)
         try:
             connection.request(method, f"/v1/operate/{path}", body=body, headers=headers)
             response = connection.getresponse()
             content = response.read(_ANSWER_BYTES_MAX)
-        except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(self.url, type(error).__name__) from error
+        except TimeoutError as error:
+            raise _unreachable(shown, f"no answer within {within_s:g} s", hint=_SILENT) from error
+        except OSError as error:
+            raise _unreachable(shown, error.strerror or type(error).__name__) from error
+        except http.client.HTTPException as error:
+            raise _unreachable(shown, "an answer that is not HTTP") from error
         finally:
             connection.close()
         try:
             answer: dict[str, object] = json.loads(content)
         except ValueError as error:
-            raise _unreachable(self.url, f"status {response.status}") from error
+            raise _unreachable(shown, f"status {response.status} without JSON") from error
         if response.status != http.HTTPStatus.OK:
-            raise error_of(answer, at=self.url)
+            raise error_of(answer, at=shown)
         return answer
 
 
@@ -127,21 +137,35 @@ def _token_of(content: bytes, path: Path) -> str:
     return token.decode("ascii")
 
 
+def _login() -> str:
+    """Name the user of this process; in a container it may have a number only."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def _connect(url: str, *, wait_s: float) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # brackets that do not close, a port that is none
+        parts, host, port = None, None, None
+    if parts is None or parts.scheme not in _KINDS or not host or parts.path not in {"", "/"}:
         raise SentinelError(
-            ErrorCode.USAGE_INVALID, at="--url", expected="http://host:port", got=url
+            ErrorCode.USAGE_INVALID,
+            at="--url",
+            expected="http://host:port",
+            got=without_password(url),
         )
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(parts.hostname, parts.port, timeout=wait_s)
+    return _KINDS[parts.scheme](host, port, timeout=wait_s)
 
 
-def _unreachable(url: str, got: str) -> SentinelError:
+def _unreachable(url: str, got: str, *, hint: str = _ELSEWHERE) -> SentinelError:
     return SentinelError(
         ErrorCode.SERVER_UNREACHABLE,
         at=url,
         expected="a server of Sentinel that answers operators",
         got=got,
-        hint="Name its operations port with --url.",
+        hint=hint,
     )

@@ -16,7 +16,7 @@ from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import load_trust, now_ms
 from sentinel.cli.replay import graceful
-from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.errors import ErrorCode, SentinelError, without_password
 
 if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
@@ -152,9 +152,9 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         port=metrics_port,
     )
     with _opened(plan, settings) as (worker, release), graceful() as stop:
+        shown = without_password(bootstrap or source or "")
         output.note(
-            f"{release}: reading {events} from {bootstrap or source}; Ctrl-C or SIGTERM ends it in "
-            "good order."
+            f"{release}: reading {events} from {shown}; Ctrl-C or SIGTERM ends it in good order."
         )
         report = worker.run(stop)
     output.document(report_data(report))
@@ -185,7 +185,9 @@ def _source(bootstrap: str | None, source: str | None, assignments: tuple[str, .
             ErrorCode.USAGE_INVALID,
             at="--source" if source is not None else "--bootstrap",
             expected="--bootstrap HOST:PORT,… or --source file-log:FOLDER",
-            got="both" if bootstrap and is_file_log else source or "neither",
+            got="both"
+            if bootstrap and is_file_log
+            else without_password(source or "") or "neither",
         )
     if is_file_log and assignments:
         raise SentinelError(

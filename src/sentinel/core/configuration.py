@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from sentinel.core import limits
-from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.errors import ErrorCode, SentinelError, without_password
 from sentinel.core.files import read_bounded
 
 FILE_NAME = "sentinel.toml"
@@ -203,21 +203,6 @@ class LoadedConfiguration:
             shown = without_password(value) if name == "store" else value
             found.append(Setting(name, shown, self.origins[name], meaning))
         return found
-
-
-def without_password(address: str) -> str:
-    """Hide who one is at an address.
-
-    Examples
-    --------
-    >>> without_password("redis://scorer:secret@cache:6379/0")
-    'redis://…@cache:6379/0'
-    """
-    head, at, place = address.rpartition("@")
-    if not at or not head:
-        return address
-    scheme, slashes, _ = head.partition("//")
-    return f"{scheme}{slashes}…@{place}" if slashes else f"…@{place}"
 
 
 def meanings() -> dict[str, str]:

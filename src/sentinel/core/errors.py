@@ -212,3 +212,18 @@ def shorten(text: str, *, n_characters_max: int = limits.ERROR_VALUE_CHARACTERS_
     if len(shown) <= n_characters_max and len(head) == len(text):
         return shown
     return shown[:n_characters_max] + "…"
+
+
+def without_password(address: str) -> str:
+    """Hide who one is at an address.
+
+    Examples
+    --------
+    >>> without_password("redis://scorer:secret@cache:6379/0")
+    'redis://…@cache:6379/0'
+    """
+    head, at, place = address.rpartition("@")
+    if not at or not head:
+        return address
+    scheme, slashes, _ = head.partition("//")
+    return f"{scheme}{slashes}…@{place}" if slashes else f"…@{place}"

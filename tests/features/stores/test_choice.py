@@ -13,6 +13,7 @@ from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.choice import StoreKind, open_store, parse_store, redis_settings
 from sentinel.features.stores.durable import DurableStore
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
+from sentinel.features.stores.redis.address import parse_address, parse_cluster
 from sentinel.features.stores.redis.store import OnLoss
 
 PLAN = compile_plan(every_kind())
@@ -111,6 +112,17 @@ def test_scorers_go_on_where_redis_is_lost_and_patient_ones_wait() -> None:
     patient = redis_settings(choice, PLAN, is_patient=True)
     assert patient.on_loss is OnLoss.HOLD
     assert patient.wait_s > 0
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@[::1", "redis://:hunter2@a:99999"])
+def test_address_that_cannot_be_taken_apart_is_refused_without_its_password(url: str) -> None:
+    """Brackets that do not close, a port that is none: found when the store is opened."""
+    for parse in (parse_address, parse_cluster):
+        with pytest.raises(SentinelError) as error:
+            parse(parse_store(url).url)
+        assert error.value.code is ErrorCode.STORE_ADDRESS_INVALID
+        assert error.value.at == "address of Redis"
+        assert "hunter2" not in str(error.value)
 
 
 def test_setting_shows_no_password(tmp_path: Path) -> None:

@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from sentinel.core import limits
-from sentinel.core.configuration import without_password
-from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.errors import ErrorCode, SentinelError, without_password
 from sentinel.core.files import read_bounded
 from sentinel.features.engine import Engine
 from sentinel.features.plan import FeaturePlan
@@ -138,7 +137,8 @@ def _parsed(text: str, at: str, *, is_shown: bool = True) -> StoreChoice:
     if scheme == StoreKind.EMBEDDED and rest:
         return StoreChoice(kind=StoreKind.EMBEDDED, folder=Path(rest))
     if scheme in _SCHEMES and rest.startswith("//"):
-        query = parse_qs(urlsplit(text).query, keep_blank_values=True)
+        # Not by urlsplit, which raises at brackets that do not close; hosts are judged later.
+        query = parse_qs(text.partition("?")[2], keep_blank_values=True)
         if unknown := sorted(set(query) - _QUERY):
             raise _invalid(at, f"?{', '.join(sorted(_QUERY))}", f"?{unknown[0]}=", "")
         return StoreChoice(kind=StoreKind.REDIS, url=text, name=query.get("name", [""])[-1])

@@ -54,14 +54,15 @@ def parse_address(url: str) -> Address:
     >>> parse_address("redis://:secret@cache.internal:6380/2").shown
     'redis://cache.internal:6380/2'
     """
-    parts = urlsplit(url)
+    scheme = url.partition(":")[0]
     try:
+        parts = urlsplit(url)
         port = parts.port or _PORT
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         path = "" if parts.scheme != "unix" else unquote(parts.path)
         database = int(query.get("db", "0") if path else parts.path.strip("/") or "0")
     except ValueError as error:
-        raise _bad_address(parts.scheme) from error
+        raise _bad_address(scheme) from error
     is_whole = bool(path) if parts.scheme == "unix" else bool(parts.hostname)
     if parts.scheme not in {"redis", "rediss", "unix"} or not is_whole:
         raise _bad_address(parts.scheme)
