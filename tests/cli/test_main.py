@@ -74,6 +74,21 @@ def test_every_help_page_has_an_example(name: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_help_page_shows_every_bracket_of_its_texts(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are markup to the printer of the page: one that is not escaped is lost."""
+    command = COMMANDS[name]
+    texts = [str(getattr(each, "help", None) or "") for each in getattr(command, "params", [])]
+    texts += [str(getattr(command, part, None) or "") for part in ("help", "epilog")]
+    assert run_command(app, [*name.split(), "--help"]) is ExitCode.OK
+    page = re.sub(r"[\s│]", "", capsys.readouterr().out)
+    for text in texts:
+        for shown in re.findall(r"\[[^\]]*\]", text):
+            assert re.sub(r"\s", "", shown) in page, text
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_help_page_breaks_a_paragraph_only_where_the_terminal_ends(name: str) -> None:
     paragraphs = str(getattr(COMMANDS[name], "help", "")).split("\n\n")
     assert all(paragraphs)

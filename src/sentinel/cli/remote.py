@@ -158,7 +158,8 @@ def _connect(url: str, *, wait_s: float) -> http.client.HTTPConnection:
             expected="http://host:port",
             got=without_password(url),
         )
-    return _KINDS[parts.scheme](host, port, timeout=wait_s)
+    kind: type[http.client.HTTPConnection] = _KINDS[parts.scheme]
+    return kind(host, port, timeout=wait_s)
 
 
 def _unreachable(url: str, got: str, *, hint: str = _ELSEWHERE) -> SentinelError:

@@ -37,7 +37,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     trust: options.TrustFile = None,
     unapproved: options.Unapproved = False,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen at. [default: 127.0.0.1]")
+        str | None, typer.Option(help=r"Address to listen at. \[default: 127.0.0.1]")
     ] = None,
     http_port: Annotated[
         int | None, typer.Option(help="Port of the HTTP door; 0: any free one.")
@@ -82,7 +82,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         int | None,
         typer.Option(
             help="Processes that hold the doors, beside one that scores; all are watched, and "
-            "started again. 0: one process does everything. [default: 0]"
+            r"started again. 0: one process does everything. \[default: 0]"
         ),
     ] = None,
     as_json: options.AsJson = False,

@@ -89,7 +89,7 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A property of the Kafka client; VALUE may be @FILE. Adds to [kafka] of "
+            help=r"A property of the Kafka client; VALUE may be @FILE. Adds to \[kafka] of "
             "sentinel.toml.",
         ),
     ] = None,
