@@ -56,6 +56,13 @@ def test_outside_text_is_neither_markup_nor_control(capsys: pytest.CaptureFixtur
     assert "\x1b" not in out
 
 
+def test_a_sentence_in_a_cell_is_folded_and_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = " ".join(f"word{number}" for number in range(50))
+    Output().show(pairs("Releases", {"fault": sentence}), table("", ["result"], [[sentence]]))
+    words = capsys.readouterr().out.split()
+    assert [word for word in words if word.startswith("word")] == sentence.split() * 2
+
+
 @given(st.lists(st.lists(st.text(max_size=200), min_size=3, max_size=3), max_size=5))
 def test_a_table_is_never_wider_than_the_page(rows: list[list[str]]) -> None:
     console = Console(width=WIDTH_COLUMNS, markup=False)

@@ -330,9 +330,16 @@ def test_the_commands_stage_switch_and_roll_back(
         code, found = _run(capsys, "serving", "stage", "9.9.9", *url)
         assert code is ExitCode.RELEASE
         assert "release-missing" in str(found["fault"])
+        told = [(each["what"], each["result"]) for each in found["operations"]]  # type: ignore[attr-defined]
+        assert told == [("stage", "begun"), ("stage", f"refused: {found['fault']}")]
+        assert run_command(app, ["serving", "stage", "9.9.9", *url]) is ExitCode.RELEASE
+        assert "".join(str(found["fault"]).split()) in "".join(capsys.readouterr().out.split())
         code, found = _run(capsys, "serving", "switch", *url)
         assert (code, found["error"]["code"]) == (ExitCode.RELEASE, "switch-refused")  # type: ignore[index]
-        assert _run(capsys, "serving", "stage", "1.3.0", *url)[0] is ExitCode.OK
+        code, found = _run(capsys, "serving", "stage", "1.3.0", *url, "--because", "weekly")
+        assert code is ExitCode.OK
+        told = [(each["what"], each["result"]) for each in found["operations"]]  # type: ignore[attr-defined]
+        assert told[-2:] == [("stage", "begun: weekly"), ("staged", "done: weekly")]
         assert _run(capsys, "serving", "drop", *url)[1]["place"] == "empty"
         assert _run(capsys, "serving", "stage", "1.3.0", *url)[0] is ExitCode.OK
         _, found = _run(capsys, "serving", "switch", *url, "--because", "weekly")

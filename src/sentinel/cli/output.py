@@ -237,7 +237,7 @@ def _cell(value: object) -> str:
     if isinstance(value, int | float) or value is None:
         return number(value)
     return "\n".join(
-        shorten(line, n_characters_max=WIDTH_COLUMNS) for line in str(value).split("\n")
+        shorten(line, n_characters_max=_CELL_CHARACTERS_MAX) for line in str(value).split("\n")
     )
 
 

@@ -87,7 +87,7 @@ class Operation:
     what : str
     release : str
     result : str
-        ``done``, or why not.
+        ``done``, ``begun`` for what ends later with an entry of its own, or why not.
     """
 
     at_ms: int
@@ -170,9 +170,9 @@ class Swap:
             self._move(Step.STAGE, code=ErrorCode.STAGE_REFUSED)
             self._end_shadow()
             self._staged, self._staging, self._fault = None, name, ""
-            self._note(who, "stage", name, result=_done(why))
+            self._note(who, "stage", name, result=_words("begun", why))
         threading.Thread(
-            target=self._stage, args=(self._source, name, who), name="staging", daemon=True
+            target=self._stage, args=(self._source, name, who, why), name="staging", daemon=True
         ).start()
 
     def switch(self, *, who: str, why: str = "") -> None:
@@ -375,17 +375,17 @@ class Swap:
 
     # --- staging -----------------------------------------------------------------------------
 
-    def _stage(self, source: ReleaseSource, name: str, who: str) -> None:
+    def _stage(self, source: ReleaseSource, name: str, who: str, why: str) -> None:
         made = attempt(lambda: self._prepare(source, name), at="staging")
         with self._lock:
             if isinstance(made, SentinelError):
                 self._fault = str(made)
                 self._move(Step.FAILED, code=ErrorCode.STAGE_REFUSED)
-                self._note(who, "stage", name, result=self._fault)
+                self._note(who, "stage", name, result=f"refused: {self._fault}")
                 return
             self._staged = made
             self._move(Step.LOADED, code=ErrorCode.STAGE_REFUSED)
-            self._note(who, "staged", made.label)
+            self._note(who, "staged", made.label, result=_done(why))
 
     def _prepare(self, source: ReleaseSource, name: str) -> WorkingRelease:
         gc.collect()  # what earlier releases left: the heap of the start is frozen
@@ -533,7 +533,11 @@ def _refused(code: ErrorCode, *, expected: str, got: object, hint: str = "") -> 
 
 
 def _done(why: str) -> str:
-    return f"done: {why}" if why else "done"
+    return _words("done", why)
+
+
+def _words(result: str, why: str) -> str:
+    return f"{result}: {why}" if why else result
 
 
 def _now_ms() -> int:
