@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,36 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
     assert caught.value.at.endswith("out.ndjson.checkpoint.json")
     assert (tmp_path / "out.ndjson.partial").read_bytes() == b"".join(LINES[:3])
+
+
+def test_what_another_run_did_otherwise_is_named_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "out.ndjson"
+    with contextlib.closing(DecisionFile(path, run="a", made_of={"--batch-events": "5"})) as file:
+        file.start()
+        file.save_checkpoint(next_position=0, counts={})
+    with pytest.raises(SentinelError) as caught:
+        DecisionFile(path, run="b", made_of={"--batch-events": "7"}).resume()
+    assert (caught.value.code, caught.value.at) == (
+        ErrorCode.CHECKPOINT_MISMATCH,
+        f"{path}.checkpoint.json",
+    )
+    assert caught.value.expected == "--batch-events 5, as when it began"
+    assert caught.value.got == "--batch-events 7"
+    assert "without --resume" in caught.value.hint
+    assert "--store" in caught.value.hint
+
+
+def test_a_checkpoint_that_does_not_say_what_it_is_of_is_read(tmp_path: Path) -> None:
+    """Those of versions before it was written."""
+    file = unfinished(tmp_path, checkpoint_after=3, lines_after=0)
+    content = json.loads(file.checkpoint_path.read_text())
+    del content["made_of"]
+    file.checkpoint_path.write_text(json.dumps(content))
+    with contextlib.closing(DecisionFile(file.path, run="a")) as again:
+        assert again.resume() is not None
+    with pytest.raises(SentinelError) as caught:
+        DecisionFile(file.path, run="b", made_of={"--batch-events": "7"}).resume()
+    assert caught.value.expected == "the release, files and flags that it began with"
 
 
 def test_a_file_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:

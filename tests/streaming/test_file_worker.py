@@ -334,6 +334,12 @@ def test_another_release_or_start_cannot_continue_a_run(case: Case, tmp_path: Pa
         carry(case, replace(job, resume=True, first_decided=5))
     assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
     assert caught.value.at.endswith("out.checkpoint.json")
+    assert (caught.value.expected, caught.value.got) == ("--from 0, as when it began", "--from 5")
+    with pytest.raises(SentinelError) as caught:
+        carry(case, replace(job, resume=True, n_events_batch=50))
+    assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
+    assert caught.value.expected == "--batch-events 100, as when it began"
+    assert "another one" in caught.value.hint
 
 
 def test_an_empty_file_is_an_accident(case: Case, tmp_path: Path) -> None:

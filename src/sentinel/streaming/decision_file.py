@@ -37,6 +37,9 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         CRC-32 of those bytes.
     counts : dict of str to int
         What had been counted by then.
+    made_of : dict of str to str
+        What ``run`` is the digest of, by the names that people know; empty in files of versions
+        that did not write it.
     """
 
     run: str
@@ -45,6 +48,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     n_lines: int
     checksum: int
     counts: dict[str, int]
+    made_of: dict[str, str] = {}
 
 
 class DecisionFile:
@@ -56,13 +60,16 @@ class DecisionFile:
         Where the whole file will stand.
     run : str
         Digest of all that decides its content.
+    made_of : mapping of str to str, optional
+        That, by the names that people know: to say what another run did otherwise.
     """
 
-    def __init__(self, path: Path, *, run: str) -> None:
+    def __init__(self, path: Path, *, run: str, made_of: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.partial = path.with_name(path.name + ".partial")
         self.checkpoint_path = path.with_name(path.name + ".checkpoint.json")
         self._run = run
+        self._made_of = dict(made_of or {})
         self._file: BinaryIO | None = None
         self._n_bytes = 0
         self._n_lines = 0
@@ -135,6 +142,7 @@ class DecisionFile:
             n_lines=self._n_lines,
             checksum=self._checksum,
             counts=dict(counts),
+            made_of=self._made_of,
         )
         write_atomically(self.checkpoint_path, msgspec.json.encode(checkpoint))
         self._saved_position = next_position
@@ -223,7 +231,7 @@ class DecisionFile:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._mismatch("a checkpoint", str(error)) from error
         if checkpoint.run != self._run:
-            raise self._mismatch("the same release and the same files", "others")
+            raise self._of_another_run(checkpoint.made_of)
         n_bytes = self.partial.stat().st_size
         if not 0 <= checkpoint.n_bytes <= n_bytes or checkpoint.next_position < 0:
             raise self._mismatch(f"at least {checkpoint.n_bytes} bytes of decisions", n_bytes)
@@ -245,13 +253,21 @@ class DecisionFile:
                 checksum = zlib.crc32(part, checksum)
         return n_lines, checksum
 
+    def _of_another_run(self, made_of: Mapping[str, str]) -> SentinelError:
+        """Say what the run of the checkpoint did otherwise."""
+        for name, mine in self._made_of.items():
+            if made_of.get(name, mine) != mine:
+                return self._mismatch(f"{name} {made_of[name]}, as when it began", f"{name} {mine}")
+        return self._mismatch("the release, files and flags that it began with", "others")
+
     def _mismatch(self, expected: str, got: object) -> SentinelError:
         return SentinelError(
             ErrorCode.CHECKPOINT_MISMATCH,
             at=str(self.checkpoint_path),
             expected=expected,
             got=got,
-            hint="Run without --resume to start again.",
+            hint="Resume with what it began with; or start again: without --resume, and where a "
+            "--store keeps the state, with another one.",
         )
 
 

@@ -90,6 +90,17 @@ class FileJob:
             }
         )
 
+    def made_of(self, release: str) -> dict[str, str]:
+        """Name all that :meth:`digest` is of, as people gave it."""
+        at_ms = self.first_decided_ms
+        return {
+            "release": release,
+            "--events": str(self.events.resolve()),
+            "--feedback": str(self.feedback.resolve()) if self.feedback else "none",
+            "--from": f"{self.first_decided}" if at_ms is None else f"{at_ms} ms since 1970",
+            "--batch-events": str(self.n_events_batch),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileProgress:
@@ -295,7 +306,9 @@ class FileWorker:
                 if job.resume:
                     self._valves.skip_since({})
             return None
-        file = DecisionFile(job.decisions, run=job.digest(self._scorer.parts.release_digest))
+        release, digest = self._scorer.parts.release, self._scorer.parts.release_digest
+        made_of = job.made_of(f"{release} ({digest[:12]})")
+        file = DecisionFile(job.decisions, run=job.digest(digest), made_of=made_of)
         try:
             self._begin(file, source)
         except SentinelError:
@@ -326,7 +339,7 @@ class FileWorker:
                 at=str(self._job.decisions),
                 expected=f"decisions until line {answerable}, where the state's snapshot is",
                 got=f"a file that is good until line {written}",
-                hint="The file is of another run or was removed: name another --store.",
+                hint="The file is of another run or was removed: start again with another --store.",
             )
         self._first = min(written, store.position(source))
         self._resumed_at = written
