@@ -6,11 +6,15 @@ import dataclasses
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 from tests.release.conftest import good_candidate, matrix
 
+from sentinel.core import limits
+from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.release import Linear, OnnxModel
 from sentinel.release.build import make_draft
+from sentinel.release.gates.watching import KILLED_SHARE_MIN, canary_notices
 from sentinel.release.mutations import count_killed
 from sentinel.release.operators import admit
 from sentinel.scoring.canary import Canary
@@ -54,13 +58,31 @@ def test_changes_of_a_linear_model_are_noticed() -> None:
     assert count_killed(draft.model, canary_of(draft.model, values), n_mutations=20) == 20
 
 
-def test_a_wide_tolerance_lets_changes_pass() -> None:
-    """The gate then fails: a canary that forgives everything is none."""
+@pytest.mark.reliability("G9")
+@pytest.mark.parametrize("tolerance", [0.0, 0.011, 0.5, float("inf"), float("nan")])
+def test_a_canary_that_forgives_too_much_is_none(tolerance: float) -> None:
     draft = make_draft(good_candidate())
-    tight = canary_of(draft.model, matrix().values[:60])
-    wide = canary_of(draft.model, matrix().values[:60], tolerance=0.01)
-    killed = [count_killed(draft.model, canary, n_mutations=40) for canary in (tight, wide)]
-    assert killed[1] <= killed[0]
+    assert draft.canary is not None
+    with pytest.raises(SentinelError) as refused:
+        dataclasses.replace(draft.canary, tolerance=tolerance)
+    assert (refused.value.code, refused.value.at) == (ErrorCode.CANARY_INVALID, "canary.tolerance")
+
+
+@pytest.mark.reliability("G9")
+def test_the_gate_fails_where_the_canary_looks_at_too_little() -> None:
+    """Rows as they come, at the widest tolerance; chosen for every leaf, they pass."""
+    draft = make_draft(good_candidate())
+    assert canary_notices(draft).passed
+    blind = canary_of(draft.model, matrix().values[:60], tolerance=limits.CANARY_TOLERANCE_MAX)
+    result = canary_notices(dataclasses.replace(draft, canary=blind))
+    assert not result.passed
+    assert float(str(result.measured)) < KILLED_SHARE_MIN
+
+
+@pytest.mark.reliability("G9")
+def test_without_a_canary_the_gate_fails() -> None:
+    draft = make_draft(dataclasses.replace(good_candidate(), canary_events=()))
+    assert not canary_notices(draft).passed
 
 
 def test_a_model_without_a_number_has_no_mutations() -> None:

@@ -74,6 +74,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(
     assert _error(server.raw(request_bytes)) == (413, "request-too-large")
 
 
+@pytest.mark.reliability("F3")
 def test_a_body_in_chunks_is_refused_once_it_is_too_large(server: Served) -> None:
     block = b"%x\r\n" % (1 << 20) + b" " * (1 << 20) + b"\r\n"
     blocks = block * (limits.REQUEST_BODY_BYTES_MAX // (1 << 20) + 1)

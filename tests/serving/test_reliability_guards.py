@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,8 +66,17 @@ GETS: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.reliability("G3", "G5", "G6")
-@pytest.mark.parametrize("fault", BREAKS)
+# Those whose outputs are wrong are trials of that row; the others belong to the page alone.
+OF_OUTPUTS = {"NaN", "infinity", "another number of rows", "rows of each other"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(name, marks=pytest.mark.reliability("G6") if name in OF_OUTPUTS else ())
+        for name in BREAKS
+    ],
+)
 def test_callers_of_both_doors_get_what_the_page_says(tmp_path: Path, fault: str) -> None:
     with served(tmp_path) as running:
         running.wait_ready()
@@ -138,18 +148,27 @@ def test_with_the_breaker_open_decisions_go_on_under_full_load(
         running.wait_ready()
         running.opened.scorer.champion.breaker.trip(time.monotonic(), cause="test")
         for trial in trials:
-            before = running.opened.scorer.counts()
+            before = _served_by(running)
             report = saturate(
                 _traffic(running, f"open-{trial}-"), connections=16, seconds=0.5,
             )  # fmt: skip
             assert set(report.by_status) == {200}
-            after = running.opened.scorer.counts()
-            assert after.decided - before.decided >= report.n_good
+            # Each of them by the fallback, and counted as such; not one by the champion.
+            expected = {"fallback": before.get("fallback", 0) + report.by_status[200]}
+            assert _served_by(running) == before | expected
             assert _by_event(running, f"open-{trial}") == "fallback"
-        port = running.addresses.metrics_port
-        text = running.request("GET", "/metrics", port=port).body.decode()
-        assert 'served_by="fallback"' in text
         assert running.opened.scorer.counts().is_balanced
+
+
+def _served_by(running: Served) -> dict[str, float]:
+    """Read from the metrics how many decisions each of them made."""
+    port = running.addresses.metrics_port
+    text = running.request("GET", "/metrics", port=port).body.decode()
+    found: dict[str, float] = {}
+    pattern = r"^sentinel_decisions_total\{.*served_by=\"(\w+)\".*\} (\S+)$"
+    for who, number in re.findall(pattern, text, re.MULTILINE):
+        found[who] = found.get(who, 0) + float(number)
+    return found
 
 
 @pytest.mark.reliability("G12", t1=3, t2=20, t3=100)
@@ -177,12 +196,9 @@ def test_a_caller_of_garbage_takes_nothing_from_the_others(
             assert set(bad.by_status) == {200, 422}  # type: ignore[attr-defined]
             assert good.n_good == good.n_due  # type: ignore[attr-defined]
             assert running.plane.health().is_ready
-        running.wait_until(
-            lambda: (
-                "refused" in str(running.plane.health().causes)
-                or running.plane.health().is_degraded
-            )
-        )
+            # Requests are one source: it is marked, by name, in what the scorer and health say.
+            assert running.opened.scorer.status().degraded_sources == ("requests",)
+            running.wait_until(lambda: "requests" in str(running.plane.health().causes))
         assert running.opened.scorer.counts().is_balanced
 
 

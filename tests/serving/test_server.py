@@ -20,6 +20,7 @@ import pytest
 from serving_rig import GOLDEN, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.monitoring.log_segments import read_metadata, segment_paths
 from sentinel.serving.doors.access import Access, Scope
 from sentinel.serving.doors.status_codes import GRPC_STATUS, HTTP_STATUS
 from sentinel.serving.settings import ServerSettings
@@ -162,6 +163,7 @@ def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
     assert refused.value.code is ErrorCode.CONFIGURATION_INVALID
 
 
+@pytest.mark.reliability("F14")
 @pytest.mark.parametrize("which", ["http_port", "grpc_port", "metrics_port"])
 def test_a_port_that_is_taken_is_named(tmp_path: Path, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -197,11 +199,13 @@ def _start(folder: Path, *options: str) -> tuple[subprocess.Popen[str], dict[str
     return process, json.loads(process.stdout.readline())
 
 
+@pytest.mark.reliability("F12")
 def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: Path) -> None:
+    """Whatever the end cuts off was not begun: the log of decisions is what callers were told."""
     process, addresses = _start(tmp_path, "--log", str(tmp_path / "log"))
     port, metrics_port = int(str(addresses["http_port"])), int(str(addresses["metrics_port"]))
     faults: list[str] = []
-    n_answered = [0]
+    answered: list[str] = []
     is_over = threading.Event()
 
     def ask(number: int) -> None:
@@ -210,7 +214,8 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
 
     def ask_until_the_end(number: int, link: http.client.HTTPConnection) -> None:
         for n in range(10_000):
-            body = payment(f"{number}-{n}")
+            name = f"{number}-{n}"
+            body = payment(name)
             try:
                 link.request(
                     "POST", "/v1/score", body, headers={"content-type": "application/json"}
@@ -229,7 +234,7 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
             if response.status != 200 and not is_over.is_set():
                 faults.append(f"{response.status} {content!r}")
                 return
-            n_answered[0] += response.status == 200
+            answered.extend([name] * (response.status == 200))
             if response.will_close:
                 return
 
@@ -254,7 +259,9 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
         process.kill()
         process.communicate()
     assert not faults
-    assert n_answered[0] > 0
+    assert answered
+    log = segment_paths(tmp_path / "log")
+    assert sum(read_metadata(path).n_records for _, path in log) == len(answered)
 
 
 def _status(port: int, path: str) -> int:
@@ -275,6 +282,7 @@ def _wait_ready(port: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.reliability("F14")
 def test_a_server_that_cannot_start_says_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
