@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -157,6 +158,25 @@ def opened() -> _Opened:
     return _Opened()
 
 
+def _outside(opened: _Opened) -> list[str]:
+    """List what was opened by a path that climbs, or lies where nothing of ours is."""
+    is_outside = re.compile(r"/(etc|root|home|windows)\b").match
+    return [path for path in opened.paths if is_outside(path) or ".." in path]
+
+
+def test_the_hook_hears_what_another_thread_opens_outside(opened: _Opened, tmp_path: Path) -> None:
+    """The control: by a path that climbs and by one that is absolute, by a list and by a file."""
+    opened.paths.clear()
+    opened.is_looking = True
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: Path("/etc/passwd").read_bytes()).result()
+            pool.submit(lambda: list((tmp_path / "..").iterdir())).result()
+    finally:
+        opened.is_looking = False
+    assert _outside(opened) == ["/etc/passwd", str(tmp_path / "..")]
+
+
 @pytest.mark.reliability("K7")
 @pytest.mark.parametrize("name", CLIMBS)
 def test_a_name_that_climbs_opens_nothing_outside(
@@ -197,9 +217,7 @@ def test_a_name_that_climbs_opens_nothing_outside(
         assert place() == "empty"
     finally:
         opened.is_looking = False
-    outside = [path for path in opened.paths if re.match(r"/(etc|root|home|windows)\b", path)]
-    assert not outside
-    assert not [path for path in opened.paths if ".." in path]
+    assert not _outside(opened)
 
 
 # --- secrets --------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ def opened_again(urls: dict[str, str], seed: int) -> None:
             engine.close()
 
 
+@pytest.mark.reliability("B12", t1=1)
 @pytest.mark.parametrize("name", ["embedded", "redis", "cluster"])
 def test_hole_before_or_within_a_batch_stops_until_it_is_accepted(
     urls: dict[str, str], name: str

@@ -339,6 +339,7 @@ def replica_of(cluster: RedisCluster, number: int) -> int:
     raise AssertionError("no replica")
 
 
+@pytest.mark.reliability("D5", t1=1)
 def test_shard_or_head_that_went_back_is_state_missing_never_a_value(
     cluster: RedisCluster,
 ) -> None:
