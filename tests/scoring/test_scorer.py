@@ -467,6 +467,23 @@ def test_a_decision_log_that_cannot_write_closes_the_scorer() -> None:
     assert scorer.counts().is_balanced
 
 
+def test_a_closed_scorer_is_shown_no_more_in_metrics_that_it_shared() -> None:
+    """What it counted stays; the next one's gauges are not those of the one that has gone."""
+    sinks = make_sinks()
+    first = open_scorer(sinks=sinks)
+    first.score(batch([payment(0), payment(1)]))
+    first.close()
+    assert sinks.metrics.value("sentinel_entities", entity="all") == first.engine.n_entities > 0
+    second = open_scorer(sinks=sinks)
+    unseen = Scorer(make_parts(), sinks, is_in_service=False)
+    unseen.close()
+    first.close()
+    sinks.metrics.exposition()
+    assert sinks.metrics.value("sentinel_entities", entity="all") == 0
+    assert sinks.metrics.value("sentinel_events_read_total", source="till") == 2
+    second.close()
+
+
 def test_a_closed_scorer_answers_nothing() -> None:
     scorer = open_scorer()
     scorer.close()

@@ -44,6 +44,7 @@ class Measures:
         self._timer = timer
         self._status = status
         self._total_s = 0.0
+        self._is_shown = False
         self._sources: set[str] = set()
         self._counters: dict[tuple[str, ...], Series] = {}
         self._latency = metrics.durations("inference_latency_seconds")
@@ -53,6 +54,7 @@ class Measures:
     def show(self) -> None:
         """Let scrapes see this scorer; counters go on from where others have brought them."""
         metrics, status = self._metrics, self._status()
+        self._is_shown = True
         for state, n in status.n_entered.items():
             counted = metrics.value("sentinel_breaker_transitions_total", state=state)
             self._before[state] = (counted or 0.0) - n
@@ -63,9 +65,11 @@ class Measures:
         metrics.before_scrape(self._show)
 
     def hide(self) -> None:
-        """Let scrapes see this scorer no more, once they have the last of it."""
-        self._metrics.forget(self._show)
-        self._show()
+        """Let scrapes see this scorer no more, once they have the last of it; again: nothing."""
+        if self._is_shown:
+            self._is_shown = False
+            self._metrics.forget(self._show)
+            self._show()
 
     def batch(self, decoded: Decoded, decisions: DecisionBatch, tally: Tally) -> None:
         """Count one batch."""

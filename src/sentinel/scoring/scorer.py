@@ -302,9 +302,11 @@ class Scorer:
     def close(self) -> None:
         """End it: no call but :meth:`counts` and :meth:`status` is answered from now on.
 
-        The sinks belong to who made them and stay open.
+        The sinks belong to who made them and stay open; the metrics keep the last of it, and ask
+        it no more.
         """
         self._is_closed = True
+        self.leave_service()
 
     # --- private -----------------------------------------------------------------------------
 
