@@ -110,6 +110,12 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     assert document["decided"] == document["decisions_sent"] == 500
     assert document["quarantined"] == document["quarantine_sent"] == 1
     assert sum(document["positions"].values()) == 501
+    assert (document["standing"], document["troubles"]) == (
+        "NOT APPROVED",
+        ["the release is NOT APPROVED"],
+    )
+    assert 'sentinel_health{state="DEGRADED"} 1.0' in metrics
+    assert 'approved="false"' in metrics
     assert list((tmp_path / "state").glob("snapshot-*"))
     assert "hunter2" not in out + error + metrics
     assert "sentinel_stream_partitions 2.0" in metrics
@@ -128,7 +134,7 @@ def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
     messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
     cluster.produce(events, [*messages, {"value": b"{}"}])
     command = (
-        *("stream", str(release), "--unapproved", "--source", "file-log:topics", "--json"),
+        *("stream", str(release), "--unapproved", "--source", "file-log:topics"),
         *("--events", events, "--decisions", decisions, "--quarantine", refused),
         *("--store", "embedded:state", "--log", "log"),
     )
@@ -151,8 +157,11 @@ def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
         process.kill()
         process.communicate(timeout=30)
     assert process.returncode == ExitCode.OK, error
-    document = json.loads(out)
-    assert (document["read"], document["decided"], document["quarantined"]) == (301, 300, 1)
+    shown = dict(line.split(None, 1) for line in out.splitlines() if len(line.split()) > 1)
+    assert [int(shown[name]) for name in ("read", "decided", "quarantined")] == [301, 300, 1]
+    assert shown["standing"].strip() == "NOT APPROVED"
+    assert shown["troubles"].strip() == "the release is NOT APPROVED"
+    assert "NOT APPROVED: reading" in error
     assert sum(len(batch) for batch in read_log(tmp_path / "log")) == 300
     assert len(cluster.read(refused)) == 1
 

@@ -151,14 +151,15 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         unapproved=unapproved,
         port=metrics_port,
     )
-    with _opened(plan, settings) as (worker, release), graceful() as stop:
+    with _opened(plan, settings) as (worker, loaded), graceful() as stop:
+        release = f"{loaded.manifest.label}, {loaded.standing}"
         shown = without_password(bootstrap or source or "")
         output.note(
             f"{release}: reading {events} from {shown}; Ctrl-C or SIGTERM ends it in good order."
         )
         report = worker.run(stop)
-    output.document(report_data(report))
-    output.show(pairs("Stream", report_data(report)))
+    output.document(report_data(report, loaded))
+    output.show(pairs("Stream", _facts(report, loaded)))
     return ExitCode.OK
 
 
@@ -211,8 +212,8 @@ def _kafka(
 
 
 @contextmanager
-def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker, str]]:
-    """Verify and load the release, and put the worker together; says which, and how it stands."""
+def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker, LoadedRelease]]:
+    """Verify and load the release, and put the worker together."""
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
     from sentinel.release import load_release
     from sentinel.release.decision_log import open_decision_log
@@ -241,7 +242,7 @@ def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker
                 configuration=settings,
             )
             decisions.attach(stack.enter_context(log))
-        yield worker, f"{loaded.manifest.label}, {loaded.standing}"
+        yield worker, loaded
 
 
 def _worker(
@@ -279,10 +280,21 @@ def _served(metrics: Metrics, port: int) -> Iterator[None]:
         thread.join()
 
 
-def report_data(report: StreamReport) -> dict[str, object]:
+def _facts(report: StreamReport, loaded: LoadedRelease) -> dict[str, object]:
+    """Give what a run came to for people."""
+    facts = report_data(report, loaded)
+    facts["troubles"] = "; ".join(report.causes) or "none"
+    facts["positions"] = ", ".join(f"{name}: {at:,}" for name, at in report.positions.items())
+    return facts
+
+
+def report_data(report: StreamReport, loaded: LoadedRelease) -> dict[str, object]:
     """Give what a run came to as plain data."""
     counts = report.counts
     return {
+        "release": loaded.manifest.label,
+        "standing": str(loaded.standing),
+        "troubles": list(report.causes),
         "read": counts.read,
         "decided": counts.decided,
         "held": counts.held,

@@ -49,11 +49,8 @@ def assemble(
     SentinelError
         ``stream-partition-key``; what opening a scorer raises. The ends stay the caller's then.
     """
-    metrics.record_release(
-        loaded.manifest.label,
-        digest=loaded.digest,
-        is_approved=loaded.standing is Standing.APPROVED,
-    )
+    is_approved = loaded.standing is Standing.APPROVED
+    metrics.record_release(loaded.manifest.label, digest=loaded.digest, is_approved=is_approved)
     sinks = Sinks(refusals=ends.sink, decisions=ends.log, metrics=metrics)
     scorer = loaded.open_scorer(sinks, clock=clock)
 
@@ -79,4 +76,6 @@ def assemble(
         clock=clock,
         on_step=on_step,
     )
+    if not is_approved:
+        worker.always = (f"the release is {loaded.standing}",)
     return worker, scorer

@@ -62,6 +62,8 @@ class StreamReport:
         positions that hold no event.
     positions : mapping of str to int
         Next position of every ``topic/partition`` of the states that were open at the end.
+    causes : tuple of str
+        What was not as it should be, at the end.
     """
 
     counts: Counts
@@ -71,6 +73,7 @@ class StreamReport:
     n_gap: int
     n_holes: int
     positions: dict[str, int]
+    causes: tuple[str, ...]
 
 
 class StreamWorker:
@@ -90,6 +93,11 @@ class StreamWorker:
     on_step : callable, optional
         Called after every commit step; tests die there.
 
+    Attributes
+    ----------
+    always : tuple of str
+        What is not as it should be as long as it runs: it is degraded, whatever the scorer says.
+
     Raises
     ------
     SentinelError
@@ -108,6 +116,7 @@ class StreamWorker:
         on_step: Callable[[Step], None] = _nothing,
     ) -> None:
         check_partition_key(scorer.parts.plan, job.partition_key)
+        self.always: tuple[str, ...] = ()
         self._scorer = scorer
         self._ends = ends
         self._log, self._sink = ends.events, ends.sink
@@ -222,6 +231,7 @@ class StreamWorker:
                 for state in self._shelf.states()
                 for (topic, partition), at in sorted(state.store.positions().items())
             },
+            causes=self._causes(),
         )
 
     def close(self) -> None:
@@ -362,11 +372,15 @@ class StreamWorker:
         self._on_step(Step.SNAPSHOT)
         is_sent = self._log.tell(self._places.next) if self._places.next else True
         self._metrics.add("sentinel_stream_commits_total", result="sent" if is_sent else "failed")
-        self._metrics.record_health(Health(str(self._scorer.status().health).upper()))
+        self._metrics.record_health(Health.DEGRADED if self._causes() else Health.HEALTHY)
         self._on_step(Step.COMMITTED)
         self._is_dirty = False
         self._committed_at_s = self._clock.monotonic_s()
         self._metrics.observe("sentinel_stream_commit_seconds", self._committed_at_s - began_s)
+
+    def _causes(self) -> tuple[str, ...]:
+        """Say what is not as it should be."""
+        return (*self.always, *self._scorer.status().causes)
 
     def _show_lag(self) -> None:
         oldest_ms = now_ms = self._clock.now_ms()
