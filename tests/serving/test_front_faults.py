@@ -198,7 +198,7 @@ def test_a_process_that_falls_again_and_again_waits_longer_each_time(
             # At most one start in a pause, whatever the clock of the log rounds.
             for fall, start, pause in zip(fell, starts[1:], pauses, strict=False):
                 assert start - _time(fall) >= pause - 0.01
-            assert marker(folder, "scoring")["restarts_in_row"] >= 2
+            wait_until(lambda f=folder: int(str(marker(f, "scoring")["restarts_in_row"])) >= 2)
             assert running.get("/v2/health/live")[0] == 200
 
 

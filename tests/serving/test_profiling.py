@@ -53,12 +53,12 @@ def test_stages_of_a_live_server_add_up_to_its_requests(server: Served) -> None:
     found: dict[str, Any] = {}
 
     def ask() -> None:
-        status, answer = _get(server, f"{PATH}?seconds=1.5")
+        status, answer = _get(server, f"{PATH}?seconds=3")
         found.update(answer, status=status)
 
     asker = threading.Thread(target=ask)
     asker.start()
-    time.sleep(0.3)
+    server.wait_until(lambda: server.plane.batcher._recorder is not None)
     gc.collect()
     for _ in range(40):
         assert server.score(payment()).status == 200

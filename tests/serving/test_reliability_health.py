@@ -157,7 +157,7 @@ def _breakable(folder: Path) -> Iterator[Served]:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount a small disk")
-@pytest.mark.reliability("F15", t1=1, t2=20, t3=100)
+@pytest.mark.reliability("F15", t1=5, t2=20, t3=100)
 def test_faults_that_pass_are_named_within_two_questions_and_forgotten_when_they_have_passed(
     tmp_path: Path, trials: Iterator[int]
 ) -> None:
@@ -174,7 +174,7 @@ def test_faults_that_pass_are_named_within_two_questions_and_forgotten_when_they
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount a small disk")
-@pytest.mark.reliability("F15", t1=1, t2=20, t3=100)
+@pytest.mark.reliability("F15", t1=5, t2=20, t3=100)
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.heals])
 def test_faults_that_stay_are_named_within_two_questions(
     tmp_path: Path, name: str, trials: Iterator[int]

@@ -123,7 +123,7 @@ def read_candidate(path: Path) -> Candidate:
         return _candidate(data, arrays)
     except (
         *(ValueError, KeyError, TypeError, OSError, EOFError, IndexError, AttributeError),
-        *(zipfile.BadZipFile, msgspec.DecodeError, RuntimeError, zlib.error),
+        *(zipfile.BadZipFile, msgspec.DecodeError, UnicodeDecodeError, RuntimeError, zlib.error),
     ) as error:
         raise SentinelError(
             ErrorCode.CANDIDATE_INVALID,

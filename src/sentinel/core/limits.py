@@ -397,6 +397,12 @@ REQUEST_ROWS_MAX = 10_000
 QUEUE_ROWS_MAX = 32_768
 # Rows scored together: beyond this a row gets no cheaper, and a small request waits longer.
 SERVE_BATCH_ROWS_MAX = 512
+# Forms of tensor requests that are known by their bytes, and how long one may be.
+TENSOR_FORMS_KNOWN_MAX = 256
+TENSOR_FORM_BYTES_MAX = 1_024
+# What this many waiting rows take is estimated once for so long: few of them need no estimate each.
+SURE_ROWS_MAX = 64
+SURE_S = 0.001
 # A batch that is known to be quicker than this is scored by the door itself: as long as reading
 # a few dozen requests takes.
 INLINE_S_MAX = 0.004

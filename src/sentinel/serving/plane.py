@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,7 @@ class ModelMetadata:
     outputs: tuple[TensorMetadata, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(NamedTuple):
     """How long a caller waits, and whose rows these are.
 
     Attributes
@@ -77,7 +76,12 @@ class Limit:
 
     tenant: str
     timeout_s: float
-    at_s: float = field(default_factory=time.monotonic)
+    at_s: float
+
+    @classmethod
+    def from_now(cls, tenant: str, timeout_s: float) -> Limit:
+        """Begin now."""
+        return cls(tenant, timeout_s, time.monotonic())
 
 
 class Described(Protocol):
@@ -206,9 +210,15 @@ class Plane(Described):
         SentinelError
             As :meth:`score`.
         """
-        check_rows(len(values))
-        release = self.current
-        return self._submit(Kind.TENSOR, len(values), limit, reply, values=values, release=release)
+        n_rows = len(values)
+        if n_rows != 1:
+            check_rows(n_rows)
+        tenant, timeout_s, at_s = limit
+        work = Work(
+            Kind.TENSOR, n_rows, tenant, at_s + timeout_s, reply, (), values, self.current, at_s
+        )
+        self.batcher.submit(work)
+        return work
 
     def score_canary(
         self,
@@ -395,21 +405,11 @@ class Plane(Described):
         limit: Limit,
         reply: Reply,
         *,
-        events: Sequence[bytes] = (),
-        values: npt.NDArray[np.float32] | None = None,
+        events: Sequence[bytes],
         release: WorkingRelease | None = None,
     ) -> Work:
-        work = Work(
-            kind=kind,
-            n_rows=n_rows,
-            tenant=limit.tenant,
-            deadline_s=limit.at_s + limit.timeout_s,
-            received_s=limit.at_s,
-            reply=reply,
-            events=events,
-            values=values,
-            release=release,
-        )
+        tenant, timeout_s, at_s = limit
+        work = Work(kind, n_rows, tenant, at_s + timeout_s, reply, events, None, release, at_s)
         self.batcher.submit(work)
         return work
 

@@ -25,22 +25,24 @@ def attempt(call: Callable[[], T], *, at: str) -> T | SentinelError:
     """
     try:
         return call()
-    except SentinelError as error:
-        return error
     except Exception as error:  # noqa: BLE001 -- the request boundary
-        _LOG.exception("a fault while serving", extra={"at": at})
-        return internal_error(error, at=at)
+        return error_of(error, at=at)
 
 
 async def attempt_async(call: Awaitable[T], *, at: str) -> T | SentinelError:
     """Await it; as :func:`attempt`. A cancellation goes on: it is no fault."""
     try:
         return await call
-    except SentinelError as error:
-        return error
     except Exception as error:  # noqa: BLE001 -- the request boundary
-        _LOG.exception("a fault while serving", extra={"at": at})
-        return internal_error(error, at=at)
+        return error_of(error, at=at)
+
+
+def error_of(error: Exception, *, at: str) -> SentinelError:
+    """Say what a caller may know of an exception that is being handled; see :func:`attempt`."""
+    if isinstance(error, SentinelError):
+        return error
+    _LOG.exception("a fault while serving", extra={"at": at})
+    return internal_error(error, at=at)
 
 
 def internal_error(error: Exception, *, at: str) -> SentinelError:

@@ -179,8 +179,10 @@ class Batcher:
         gate.turn_began(now_s)
         with self._condition:
             try:
-                self._check_running()
-                self._queue.add(work, now_s=now_s, busy_s=self._busy_s(now_s) + gate.lag_s)
+                if self._is_stopping or self._failure or self._has_ended:
+                    self._check_running()
+                busy_s = self._busy_s(now_s) if self._flying else 0.0
+                self._queue.add(work, now_s=now_s, busy_s=busy_s + gate.lag_s)
             except SentinelError as error:
                 name = str(error.code)
                 self._n_refused[name] = self._n_refused.get(name, 0) + 1
@@ -276,8 +278,6 @@ class Batcher:
 
     def _busy_s(self, now_s: float) -> float:
         """Estimate how long the flying batch will still take; one that hangs goes on hanging."""
-        if not self._flying:
-            return 0.0
         elapsed_s = now_s - self._flying_since_s
         left_s = self._flying_estimate_s - elapsed_s
         return left_s if left_s > 0 else max(0.0, elapsed_s - 2 * self._flying_estimate_s)

@@ -57,6 +57,8 @@ class RowQueue:
         self._curve = curve
         self._tenants: dict[str, deque[Work]] = {}
         self._n_rows_of: dict[str, int] = {}
+        self._sure_wait_s = 0.0
+        self._sure_until_s = float("-inf")
 
     @property
     def n_works(self) -> int:
@@ -83,7 +85,8 @@ class RowQueue:
         tenant = work.tenant
         if tenant not in self._tenants and len(self._tenants) >= limits.TENANTS_MAX:
             tenant = work.tenant = _OTHERS
-        if self.n_rows or work.n_rows > self._rows_max:
+        is_sure = self._is_sure_of(work, now_s, busy_s)
+        if not is_sure and (self.n_rows or work.n_rows > self._rows_max):
             self._check_room(work, now_s, busy_s)
             wait_s = self.wait_s(work, now_s=now_s) + busy_s
             if now_s + wait_s > work.deadline_s:
@@ -91,7 +94,10 @@ class RowQueue:
                 raise OverloadedError(
                     expected=expected, got=f"a wait of {wait_s:.3f} s", retry_s=wait_s
                 )
-        self._tenants.setdefault(tenant, deque()).append(work)
+        waiting = self._tenants.get(tenant)
+        if waiting is None:
+            waiting = self._tenants[tenant] = deque()
+        waiting.append(work)
         self._n_rows_of[tenant] = self._n_rows_of.get(tenant, 0) + work.n_rows
         self.n_rows += work.n_rows
 
@@ -147,6 +153,21 @@ class RowQueue:
         return [work for waiting in self._tenants.values() for work in waiting]
 
     # --- private -----------------------------------------------------------------------------
+
+    def _is_sure_of(self, work: Work, now_s: float, busy_s: float) -> bool:
+        """Whether there is room and time for a work however it is looked at.
+
+        Nearly always; so one estimate of many rows, good for a moment, stands for those of few.
+        """
+        n_rows = self.n_rows + work.n_rows
+        if n_rows > limits.SURE_ROWS_MAX:
+            return False
+        if now_s >= self._sure_until_s:
+            sizes = (1 << k for k in range(limits.SURE_ROWS_MAX.bit_length()))
+            self._sure_wait_s = max(self._curve.wait_s(n, now_s=now_s) for n in sizes)
+            self._sure_until_s = now_s + limits.SURE_S
+        is_in_time = now_s + self._sure_wait_s + busy_s <= work.deadline_s
+        return is_in_time and n_rows * (len(self._tenants) + 2) <= self._rows_max
 
     def _check_room(self, work: Work, now_s: float, busy_s: float) -> None:
         n_active = len(self._tenants) + (work.tenant not in self._tenants)

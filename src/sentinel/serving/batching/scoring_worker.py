@@ -246,16 +246,17 @@ class ScoringWorker:
             raise _mixed(f"{len(values)} rows", len(answer.scores))
         scores, outcome_codes = answer.scores.tolist(), outcome.tolist()
         served_by, reasons = answer.served_by.tolist(), answer.reasons.tolist()
-        answers, at = [], 0
-        for piece in pieces:
-            end = at + piece.n_rows
+        answers, at, version = [], 0, release.version
+        for _, start, stop in pieces:
+            end = at + stop - start
+            rows_of = slice(at, end)
             answers.append(
                 TensorAnswers(
-                    scores[at:end],
-                    outcome_codes[at:end],
-                    served_by[at:end],
-                    reasons[at:end],
-                    release.version,
+                    scores[rows_of],
+                    outcome_codes[rows_of],
+                    served_by[rows_of],
+                    reasons[rows_of],
+                    version,
                 )
             )
             at = end

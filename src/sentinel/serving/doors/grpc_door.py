@@ -212,7 +212,7 @@ class GrpcDoor:
         try:
             async for content in requests:
                 # Each message of a stream has the deadline of a request; the stream has its own.
-                limit = Limit(tenant=tenant, timeout_s=self._timeout_s)
+                limit = Limit.from_now(tenant, self._timeout_s)
                 scored = self._score_events(_parse(kind, content), limit)
                 await answers.put(asyncio.ensure_future(scored))
         finally:
@@ -299,7 +299,7 @@ class GrpcDoor:
         left_s = context.time_remaining()
         most_s = limits.REQUEST_TIMEOUT_MS_MAX / 1000
         timeout_s = self._timeout_s if left_s is None else min(left_s, most_s)
-        return Limit(tenant=self._tenant(context), timeout_s=timeout_s)
+        return Limit.from_now(self._tenant(context), timeout_s)
 
     def _check_room(self, context: _Context) -> None:
         """Refuse a call that would wait longer than it has, before its message is read."""

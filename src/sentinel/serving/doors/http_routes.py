@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -30,11 +31,9 @@ from sentinel.serving.doors.http_message import (
     refusal,
 )
 from sentinel.serving.doors.tensor_answer import encode_infer
-from sentinel.serving.doors.tensors import InferRequest, read_infer
+from sentinel.serving.doors.tensors import InferBody, InferRequest, read_infer
 from sentinel.serving.fronts.door_plane import DoorPlane, Told
 from sentinel.serving.plane import Limit
-
-Handle = Callable[[HttpRequest], HttpResponse | None]
 
 _NDJSON_TYPES = frozenset({NDJSON, b"application/ndjson", b"application/jsonl"})
 _INFER_TYPES = frozenset({b"", JSON, b"application/octet-stream"})
@@ -56,7 +55,11 @@ class _Meaning:
     load_form: bytes | None
     is_scored: bool
     content_type: bytes | None = None
+    json_bytes: int | None = None
     timeout_s: float | None = None
+
+
+Handle = Callable[[HttpRequest, _Meaning], HttpResponse | None]
 
 
 class HttpRoutes:
@@ -94,6 +97,7 @@ class HttpRoutes:
         self.seconds = LatencyHistogram()
         self.n_by_status: dict[int, int] = {}
         self._routes = self._table()
+        self._name = plane.model_name
         self._openapi = b""
         plane.on_change(self._renew)
 
@@ -107,23 +111,23 @@ class HttpRoutes:
     def __call__(self, request: HttpRequest) -> HttpResponse | None:
         """Answer a request, now or later."""
         try:
-            meaning = self._meaning(request.head)
+            meaning = request.head.meaning
+            if not isinstance(meaning, _Meaning) or meaning.routes is not self._routes:
+                meaning = self._meaning_of(request.head)
             gate = self._gate
             if gate is not None and gate.is_crowded and meaning.is_scored:
-                response = self._turn_away(gate, request) or meaning.handle(request)
+                response = self._turn_away(gate, request, meaning)
+                response = response or meaning.handle(request, meaning)
             else:
-                response = meaning.handle(request)
+                response = meaning.handle(request, meaning)
         except SentinelError as error:
             response = error_response(error)
         if response is not None:
             response = self._finish(request, response)
         return response
 
-    def _meaning(self, head: HttpHead) -> _Meaning:
-        """Return what a head asks for, or refuse it; another release has other routes."""
-        known = head.meaning
-        if isinstance(known, _Meaning) and known.routes is self._routes:
-            return known
+    def _meaning_of(self, head: HttpHead) -> _Meaning:
+        """Find out what a head asks for, or refuse it; another release has other routes."""
         headers, handle = head.headers, self._handler(head)
         found = head.meaning = _Meaning(
             self._routes,
@@ -134,9 +138,11 @@ class HttpRoutes:
         )
         return found
 
-    def _turn_away(self, gate: Gate, request: HttpRequest) -> HttpResponse | None:
+    def _turn_away(
+        self, gate: Gate, request: HttpRequest, meaning: _Meaning
+    ) -> HttpResponse | None:
         """Refuse what would wait longer than it has, whatever its body says."""
-        limit = self._limit(request, Scope.SCORE)
+        limit = self._limit(request, meaning)
         retry_s = gate.refuses(limit.tenant, limit.timeout_s)
         return refusal(retry_s) if retry_s else None
 
@@ -170,14 +176,14 @@ class HttpRoutes:
             b"/v1/release": {b"GET": self._release},
             b"/v1/health": {b"GET": self._health},
             b"/openapi.json": {b"GET": self._document},
-            b"/v2": {b"GET": lambda _: json_response(plane.server_metadata())},
-            b"/v2/health/live": {b"GET": lambda _: probe("live", plane.health().is_live)},
-            b"/v2/health/ready": {b"GET": lambda _: probe("ready", plane.health().is_ready)},
-            b"/v2/models": {b"GET": lambda _: json_response({"models": [plane.model_name]})},
+            b"/v2": {b"GET": lambda *_: json_response(plane.server_metadata())},
+            b"/v2/health/live": {b"GET": lambda *_: probe("live", plane.health().is_live)},
+            b"/v2/health/ready": {b"GET": lambda *_: probe("ready", plane.health().is_ready)},
+            b"/v2/models": {b"GET": lambda *_: json_response({"models": [plane.model_name]})},
         }
         for path in (model, version):
-            table[path] = {b"GET": lambda _: json_response(_metadata(plane))}
-            table[path + b"/ready"] = {b"GET": lambda _: probe("", plane.health().is_ready)}
+            table[path] = {b"GET": lambda *_: json_response(_metadata(plane))}
+            table[path + b"/ready"] = {b"GET": lambda *_: probe("", plane.health().is_ready)}
             table[path + b"/infer"] = {b"POST": self._infer}
             table[path + b"/explain"] = {b"POST": self._explain}
         return table
@@ -185,6 +191,7 @@ class HttpRoutes:
     def _renew(self) -> None:
         """Name the release that is in service now."""
         self._routes, self._openapi = self._table(), b""
+        self._name = self._plane.model_name
 
     def _unusual(self, request: HttpHead) -> dict[bytes, Handle]:
         """Find the routes of paths that hold a name of the caller's."""
@@ -204,44 +211,41 @@ class HttpRoutes:
 
     # --- events ------------------------------------------------------------------------------
 
-    def _score(self, request: HttpRequest) -> None:
-        events, limit, reply = self._events(request)
+    def _score(self, request: HttpRequest, meaning: _Meaning) -> None:
+        events, limit, reply = self._events(request, meaning)
         if CANARY_HEADER in request.headers:
             self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
             self._watch(request, self._plane.score_canary(events, limit, reply))
         else:
             self._watch(request, self._plane.score(events, limit, reply))
 
-    def _feedback(self, request: HttpRequest) -> None:
-        events, limit, reply = self._events(request)
+    def _feedback(self, request: HttpRequest, meaning: _Meaning) -> None:
+        events, limit, reply = self._events(request, meaning)
         self._watch(request, self._plane.learn(events, limit, reply))
 
-    def _events(self, request: HttpRequest) -> tuple[list[bytes], Limit, Reply]:
+    def _events(self, request: HttpRequest, meaning: _Meaning) -> tuple[list[bytes], Limit, Reply]:
         """Read a body of one event or of lines, who may wait how long, and the way back."""
-        content_type = self._content_type(request)
+        content_type = meaning.content_type
+        if content_type is None:
+            content_type = meaning.content_type = _content_type(request)
         is_many = content_type in _NDJSON_TYPES
         if not is_many and content_type != JSON:
             raise _content("content-type", f"{JSON.decode()} or {NDJSON.decode()}", content_type)
-        limit = self._limit(request, Scope.SCORE)
+        limit = self._limit(request, meaning)
         if is_many:
             events = [line for line in request.body.split(b"\n") if line and not line.isspace()]
         else:
             events = [request.body]
-        started_s = time.monotonic()
         write = _many if is_many else _one
+        return events, limit, partial(self._reply, request, limit.at_s, write)
 
-        def reply(result: Result) -> None:
-            self._reply(request, started_s, result, write)
-
-        return events, limit, reply
-
-    def _decision(self, request: HttpRequest) -> None:
-        self._require(request, Scope.READ)
+    def _decision(self, request: HttpRequest, meaning: _Meaning) -> None:
+        self._access.require(meaning.authorization, Scope.READ)
         raw = unquote_to_bytes(request.path[len(_DECISIONS) :])
         self._plane.find_decision(raw.decode("utf-8", "replace"), self._teller(request))
 
-    def _explanation(self, request: HttpRequest) -> None:
-        self._require(request, Scope.READ)
+    def _explanation(self, request: HttpRequest, meaning: _Meaning) -> None:
+        self._access.require(meaning.authorization, Scope.READ)
         raw = unquote_to_bytes(request.path[len(_DECISIONS) : -len(_EXPLANATION)])
         event_id = raw.decode("utf-8", "replace")
         self._plane.find_explanation(event_id, self._teller(request, event_id))
@@ -263,72 +267,66 @@ class HttpRoutes:
 
     # --- tensors -----------------------------------------------------------------------------
 
-    def _infer(self, request: HttpRequest) -> None:
-        asked, limit = self._read_tensors(request)
-        started_s, name = time.monotonic(), self._plane.model_name
+    def _infer(self, request: HttpRequest, meaning: _Meaning) -> None:
+        (body, values), limit = self._read_tensors(request, meaning)
+        write = partial(_tensors, body, self._name)
+        reply = partial(self._reply, request, limit.at_s, write)
+        self._watch(request, self._plane.infer(values, limit, reply))
 
-        def write(result: EventAnswers | TensorAnswers) -> HttpResponse:
-            if isinstance(result, EventAnswers):
-                raise TypeError("events where tensors were asked for")
-            return encode_infer(result, asked.body, model=name)
-
-        def reply(result: Result) -> None:
-            self._reply(request, started_s, result, write)
-
-        self._watch(request, self._plane.infer(asked.values, limit, reply))
-
-    def _explain(self, request: HttpRequest) -> None:
-        asked, limit = self._read_tensors(request)
-
+    def _explain(self, request: HttpRequest, meaning: _Meaning) -> None:
+        asked, limit = self._read_tensors(request, meaning)
         told = self._teller(request)
         work = self._plane.explain(asked.values, limit, told, request_id=asked.body.id)
         self._watch(request, work)
 
-    def _read_tensors(self, request: HttpRequest) -> tuple[InferRequest, Limit]:
+    def _read_tensors(self, request: HttpRequest, meaning: _Meaning) -> tuple[InferRequest, Limit]:
         """Read a request of features, and how long its caller waits."""
-        content_type = self._content_type(request)
-        if content_type not in _INFER_TYPES:
-            raise _content("content-type", JSON.decode(), content_type)
-        limit = self._limit(request, Scope.SCORE)
+        if meaning.content_type is None:
+            content_type = _content_type(request)
+            if content_type not in _INFER_TYPES:
+                raise _content("content-type", JSON.decode(), content_type)
+            meaning.json_bytes = _json_bytes(request)
+            meaning.content_type = content_type
+        limit = self._limit(request, meaning)
         plane = self._plane
-        asked = read_infer(
-            request.body, json_bytes=_json_bytes(request), n_features=plane.n_features
-        )
+        asked = read_infer(request.body, json_bytes=meaning.json_bytes, n_features=plane.n_features)
         body = asked.body
         if body.model_name is not None or body.model_version is not None:
             plane.require_model(body.model_name or plane.model_name, body.model_version)
-        timeout = body.parameters.get("timeout")
-        if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
-            seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
-            limit = Limit(tenant=limit.tenant, timeout_s=seconds, at_s=limit.at_s)
+        if body.parameters:
+            timeout = body.parameters.get("timeout")
+            if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
+                seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
+                limit = limit._replace(timeout_s=seconds)
         return asked, limit
 
     # --- how it is ---------------------------------------------------------------------------
 
-    def _release(self, request: HttpRequest) -> None:
-        self._require(request, Scope.READ)
+    def _release(self, request: HttpRequest, meaning: _Meaning) -> None:
+        self._access.require(meaning.authorization, Scope.READ)
         self._plane.find_release(self._teller(request))
 
-    def _document(self, _: HttpRequest) -> HttpResponse:
+    def _document(self, *_: object) -> HttpResponse:
         if not self._openapi:
             self._openapi = self._plane.document()
         return HttpResponse(200, self._openapi)
 
-    def _health(self, _: HttpRequest) -> HttpResponse:
+    def _health(self, *_: object) -> HttpResponse:
         report = self._plane.health()
         return json_response(report.to_data(), status=200 if report.is_ready else 503)
 
     # --- private -----------------------------------------------------------------------------
 
     def _watch(self, request: HttpRequest, work: Work) -> None:
-        request.on_abandon = lambda: self._plane.abandon(work)
+        if not work.is_settled:
+            request.on_abandon = partial(self._plane.abandon, work)
 
     def _reply(
         self,
         request: HttpRequest,
         started_s: float,
-        result: Result,
         write: Callable[[EventAnswers | TensorAnswers], HttpResponse],
+        result: Result,
     ) -> None:
         if isinstance(result, SentinelError):
             response = error_response(result)
@@ -354,22 +352,20 @@ class HttpRoutes:
         header = (load_report.RESPONSE_HEADER, value)
         return response._replace(headers=(*response.headers, header))
 
-    def _require(self, request: HttpRequest, scope: Scope) -> str:
-        caller = self._access.require(self._meaning(request.head).authorization, scope)
-        return caller.name if caller is not None else request.peer
+    def _limit(self, request: HttpRequest, meaning: _Meaning) -> Limit:
+        """Say whose a request to score is, and how long its caller waits."""
+        caller = self._access.require(meaning.authorization, Scope.SCORE)
+        timeout_s = meaning.timeout_s
+        if timeout_s is None:
+            timeout_s = meaning.timeout_s = _timeout_s(request.headers, self._timeout_s)
+        tenant = request.peer if caller is None else caller.name
+        return Limit(tenant, timeout_s - request.unread_s, time.monotonic())
 
-    def _content_type(self, request: HttpRequest) -> bytes:
-        meaning = self._meaning(request.head)
-        if meaning.content_type is None:
-            meaning.content_type = _content_type(request)
-        return meaning.content_type
 
-    def _limit(self, request: HttpRequest, scope: Scope) -> Limit:
-        tenant = self._require(request, scope)
-        meaning = self._meaning(request.head)
-        if meaning.timeout_s is None:
-            meaning.timeout_s = _timeout_s(request.headers, self._timeout_s)
-        return Limit(tenant=tenant, timeout_s=meaning.timeout_s - request.unread_s)
+def _tensors(body: InferBody, model: str, result: EventAnswers | TensorAnswers) -> HttpResponse:
+    if isinstance(result, EventAnswers):
+        raise TypeError("events where tensors were asked for")
+    return encode_infer(result, body, model=model)
 
 
 def _one(result: EventAnswers | TensorAnswers) -> HttpResponse:

@@ -132,7 +132,7 @@ class Hub:
             self._on_open()
 
     def _ask(self, message: AskEvents, reply: Reply) -> Work:
-        limit = Limit(tenant=message.tenant, timeout_s=message.left_us / 1e6)
+        limit = Limit.from_now(message.tenant, message.left_us / 1e6)
         kind = Kind(message.kind)
         if kind is Kind.CANARY:
             return self._plane.score_canary(message.events, limit, reply)
@@ -141,7 +141,7 @@ class Hub:
         return self._plane.score(message.events, limit, reply)
 
     def _hear_tensor(self, link: Link[FromFront], front: _Front, message: AskTensor) -> None:
-        limit = Limit(tenant=message.tenant, timeout_s=message.left_us / 1e6)
+        limit = Limit.from_now(message.tenant, message.left_us / 1e6)
         plane, number = self._plane, message.id
         if message.n_features != plane.n_features:
             link.say(Failed(number, to_wire(_other_width(plane.n_features, message.n_features))))

@@ -292,7 +292,7 @@ class RemotePlane(Described):
         return self._send(link, message, work, told)
 
     def _find(self, what: str, event_id: str, told: Told) -> None:
-        limit = Limit(tenant="", timeout_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
+        limit = Limit.from_now("", limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
         work = _work(Kind.FEEDBACK, 0, limit, lambda _: None)
         try:
             link = self._open(work, len(event_id))

@@ -409,7 +409,7 @@ class Swap:
         """Take the canary of a release the way of every batch; live state stays as it is."""
         canary = release.loaded.parts.canary
         found: Future[Result] = Future()
-        limit = Limit(tenant="staging", timeout_s=limits.SWAP_CANARY_S_MAX)
+        limit = Limit.from_now("staging", limits.SWAP_CANARY_S_MAX)
 
         def submit() -> None:
             try:

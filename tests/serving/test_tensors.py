@@ -1,14 +1,16 @@
-"""A key that stands twice in a tensor request is refused, wherever it stands."""
+"""Reading tensor requests: keys that stand twice, and forms that are known by their bytes."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.doors import tensors
 from sentinel.serving.doors.tensors import read_infer
 
 TENSOR = b'{"name":"features","shape":[1,2],"datatype":"FP32","data":[1.0,2.0]}'
@@ -65,3 +67,47 @@ def test_texts_that_look_like_keys_are_no_keys(
     body = {"id": request_id, "parameters": parameters, "inputs": [tensor], "outputs": outputs}
     content = json.dumps(body, separators=(" , ", " : ") if spaced else (",", ":")).encode()
     assert read_infer(content, json_bytes=None, n_features=2).values.tolist() == [[1.0, 2.0]]
+
+
+FORM = b'{"inputs":[{"name":"features","shape":[1,3],"datatype":"FP32","data":[0.5,-1e3,7]}]}'
+
+
+def _read(content: bytes) -> object:
+    """Return what a request says, or its error in words."""
+    try:
+        body, values = read_infer(content, json_bytes=None, n_features=3)
+    except SentinelError as error:
+        return str(error)
+    return body.id, body.outputs, body.parameters, values.shape, values.tobytes()
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    at=st.integers(0, len(FORM)),
+    n_cut=st.integers(0, 12),
+    put=st.one_of(
+        st.binary(max_size=6),
+        st.sampled_from([b"]", b"[", b'"data":[1]', b"1e39", b"null", b",", b'"id":"x",', b"NaN"]),
+    ),
+)
+def test_a_request_means_the_same_whether_its_form_is_known_or_not(
+    at: int, n_cut: int, put: bytes
+) -> None:
+    """Anything put anywhere into a request whose form is known."""
+    content = FORM[:at] + put + FORM[at + n_cut :]
+    tensors._FORMS.clear()
+    fresh = _read(content)
+    tensors._FORMS.clear()
+    assert _read(FORM) == _read(FORM)
+    assert len(tensors._FORMS) == 1
+    assert _read(content) == fresh
+
+
+def test_forms_that_are_known_are_few_and_short() -> None:
+    tensors._FORMS.clear()
+    _read(FORM.replace(b"{", b'{"id":"mine",', 1))
+    _read(FORM.replace(b"{", b'{"parameters":{"p":"%b"},' % (b"x" * 2_000), 1))
+    assert not tensors._FORMS
+    for number in range(limits.TENSOR_FORMS_KNOWN_MAX + 20):
+        _read(FORM.replace(b"{", b'{"parameters":{"p":%d},' % number, 1))
+    assert 0 < len(tensors._FORMS) <= limits.TENSOR_FORMS_KNOWN_MAX
