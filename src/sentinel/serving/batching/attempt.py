@@ -26,7 +26,7 @@ def attempt(call: Callable[[], T], *, at: str) -> T | SentinelError:
     try:
         return call()
     except Exception as error:  # noqa: BLE001 -- the request boundary
-        return error_of(error, at=at)
+        return _error_of(error, at=at)
 
 
 async def attempt_async(call: Awaitable[T], *, at: str) -> T | SentinelError:
@@ -34,11 +34,11 @@ async def attempt_async(call: Awaitable[T], *, at: str) -> T | SentinelError:
     try:
         return await call
     except Exception as error:  # noqa: BLE001 -- the request boundary
-        return error_of(error, at=at)
+        return _error_of(error, at=at)
 
 
-def error_of(error: Exception, *, at: str) -> SentinelError:
-    """Say what a caller may know of an exception that is being handled; see :func:`attempt`."""
+def _error_of(error: Exception, *, at: str) -> SentinelError:
+    """Say what a caller may know of an exception that is being handled."""
     if isinstance(error, SentinelError):
         return error
     _LOG.exception("a fault while serving", extra={"at": at})

@@ -19,13 +19,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from typing import cast
 
 import httptools
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.batching.attempt import error_of
+from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.doors.http_message import (
     HttpHead,
     HttpRequest,
@@ -355,12 +356,11 @@ class HttpConnection(asyncio.Protocol):
         self._current = (request, keeps)
         self.deadline_s = _NEVER
         request.unread_s = self._unread_s
-        try:
-            response = self._door.handler(request)
-        except Exception as error:  # noqa: BLE001 -- the request boundary
-            response = error_response(error_of(error, at="door"))
-        if response is not None:
-            self._respond(response)
+        result = attempt(partial(self._door.handler, request), at="door")
+        if isinstance(result, SentinelError):
+            self._respond(error_response(result))
+        elif result is not None:
+            self._respond(result)
 
     def _respond(self, response: HttpResponse) -> None:
         if self._current is None or self._transport is None:
