@@ -56,6 +56,8 @@ class Cluster:
                 "log_level": 0,
                 "message.max.bytes": 4_000_000,
                 "compression.type": compression,
+                # Or what a broker refuses for a while comes again, in another order or twice.
+                "enable.idempotence": True,
             }
         )
         for message in messages:

@@ -63,38 +63,28 @@ def check_decided(stream: Stream, n_events: int) -> None:
     assert [name for name, found in decisions.items() if len(found) != 1] == []
 
 
-@pytest.mark.reliability("C6", t1=8, t2=150, t3=2_000)
+@pytest.mark.reliability("C6", t1=30, t2=300, t3=2_000)
 def test_brokers_that_fail_for_a_while_lose_and_double_nothing(
     case: Case, mock: MockKafka, tmp_path: Path, trials
 ) -> None:
-    """Errors of every request, brokers down, slow, leaders moved: it resumes by itself."""
+    """Errors of every request, brokers down, slow, leaders moved: it resumes by itself.
+
+    Events come with every trial, and the fault while they are carried.
+    """
     stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path)
     lines = case.events.read_bytes().splitlines()
     child = stream.start(client=SESSION)
-    n_sent = 0
+    n_sent, n_each = 0, max(1, len(lines) // max(trials.n, 50))
     try:
         for seed in trials:
-            rng = Random(seed)
-            stream.send(lines[n_sent : n_sent + 40])
-            n_sent = min(n_sent + 40, len(lines))
-            broker = rng.choice([1, 2])
-            fault = seed % 4
-            if fault == 0:
-                mock.fail(*PASSING[(seed // 4) % len(PASSING)], rng.randrange(1, 6))
-            elif fault == 1:
-                mock.put_down(broker)
-                time.sleep(rng.uniform(0.1, 1.5))
-                mock.put_up(broker)
-            elif fault == 2:
-                mock.delay(broker, 500)
-                time.sleep(0.6)
-                mock.delay(broker, 0)
-            else:
-                for partition in range(stream.n_partitions):
-                    mock.lead(stream.events, partition, rng.choice([1, 2]))
+            stream.send(lines[n_sent : n_sent + n_each])
+            n_sent += n_each
+            fail(mock, stream, seed)
+            time.sleep(0.1)
             assert child.poll() is None, child.stderr.read()
         stream.wait_for(n_sent)
         report = stream.end(child)
+        assert n_sent <= len(lines)
         assert report["decided"] == n_sent
         assert report["deduplicated"] == report["quarantined"] == 0
         check_decided(stream, n_sent)
@@ -102,6 +92,25 @@ def test_brokers_that_fail_for_a_while_lose_and_double_nothing(
         for api, _ in PASSING:
             mock.fail(api, 0, 1)
         stream.close()
+
+
+def fail(mock: MockKafka, stream: Stream, seed: int) -> None:
+    """Let one thing go wrong: each error of a request, then a broker's own faults, in turns."""
+    rng = Random(seed)
+    broker, fault = rng.choice([1, 2]), seed % (len(PASSING) + 3)
+    if fault < len(PASSING):
+        mock.fail(*PASSING[fault], rng.randrange(1, 6))
+    elif fault == len(PASSING):
+        mock.put_down(broker)
+        time.sleep(rng.uniform(0.1, 1.5))
+        mock.put_up(broker)
+    elif fault == len(PASSING) + 1:
+        mock.delay(broker, 500)
+        time.sleep(0.6)
+        mock.delay(broker, 0)
+    else:
+        for partition in range(stream.n_partitions):
+            mock.lead(stream.events, partition, rng.choice([1, 2]))
 
 
 @pytest.mark.reliability("C6", t1=1, t2=3, t3=10)

@@ -6,10 +6,13 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Protocol
 
+import confluent_kafka as kafka
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -211,6 +214,66 @@ def test_with_a_partition_key_a_missing_or_wrong_key_is_refused(
     assert codes == {"wrong_partition_key"}
 
 
+# What no contract takes, by the code that it is refused for; whole or with some bytes of chance.
+NONSENSE: dict[str, tuple[bytes | None, ...]] = {
+    "empty_event": (None, b""),
+    "invalid_utf8": (b"\xff\xfe", b'{"payment_id": "\x80"}'),
+    "body_too_large": (b"[" * 70_000, b" " * 70_000),
+    "non_finite": (b'{"payment_id":NaN}', b'{"amount": -Infinity}'),
+    "malformed_json": (b"{", b"<html>404</html>", b'{"payment_id": }', b"\x00" * 9),
+}
+
+
+@pytest.mark.reliability("A11", t1=100, t2=10_000, t3=20_000)
+def test_bad_messages_among_good_ones_are_refused_each_at_its_place(
+    case: Case, cluster: Cluster, tmp_path: Path, trials
+) -> None:
+    """A trial is a bad message; between every ten a good one, which is decided."""
+    stream = Stream(cluster, case.release, tmp_path)
+    lines = lines_of(case)
+    at_ms = json.loads(lines[0])["paid_at"]
+    codes, places, n_good = sorted(NONSENSE), [], 0
+    for first in range(0, trials.n, 500):
+        messages: list[dict[str, object]] = []
+        for seed in range(first, min(first + 500, trials.n)):
+            rng = Random(seed)
+            code, partition = codes[seed % len(codes)], rng.randrange(4)
+            if code == "body_too_large" and seed >= 200:  # the mock keeps 5 MiB a partition
+                code = "malformed_json"
+            key = rng.choice([None, b"", b"c1", b"\x00\xff", b"x" * 1_000])
+            message = {"value": rng.choice(NONSENSE[code]), "key": key, "partition": partition}
+            messages.append({**message, "timestamp": at_ms})
+            places.append((partition, code))
+            if seed % 10 == 0:
+                good = {"value": lines[n_good], "partition": partition, "timestamp": at_ms}
+                messages.append({**good, "timestamp": json.loads(lines[n_good])["paid_at"]})
+                places.append((partition, ""))
+                n_good += 1
+        cluster.produce(stream.events, messages)
+    child = stream.start()
+    stream.wait_for(n_good)
+    wait_until(lambda: len(cluster.read(stream.quarantine)) >= trials.n)
+    report = stream.end(child)
+    stream.close()
+    assert (report["decided"], report["quarantined"]) == (n_good, trials.n)
+    expected, next_at = {}, [0] * 4
+    for partition, code in places:
+        expected[f"{stream.events}/{partition}/{next_at[partition]}"] = code
+        next_at[partition] += 1
+    records = {m.key().decode(): json.loads(m.value()) for m in cluster.read(stream.quarantine)}
+    found = {place: record["code"] for place, record in records.items()}
+    assert found == {place: code for place, code in expected.items() if code}
+    trials.did(trials.n)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    end_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end_s, "it did not happen"
+        time.sleep(0.1)
+
+
 @pytest.mark.reliability("A11", t1=1, t2=20, t3=100)
 def test_messages_made_to_hurt_are_quarantined_and_the_next_are_decided(
     case: Case, cluster: Cluster, tmp_path: Path, trials
@@ -385,45 +448,107 @@ def test_partitions_of_a_killed_worker_are_taken_over_with_their_state(
     assert all(len(found) == 1 for found in decisions.values())
 
 
-@pytest.mark.reliability("C5", t1=1)
-def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(case: Case, stream: Stream) -> None:
-    """Past its session the broker gives them away; the lock on the state does not."""
+SESSION_S = 3.0
+"""Short, so that a worker can be frozen for three of them often; shorter, none gets a share."""
+
+
+@pytest.mark.reliability("C5", t1=5, t2=50, t3=200)
+def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(
+    case: Case, stream: Stream, trials
+) -> None:
+    """Past its session the broker gives them away; the lock on the state does not.
+
+    The two workers are frozen in turns, in mid-stream, for three times their session.
+    """
     lines = lines_of(case)
-    order = {"group": "frozen-" + stream.events, "job": {"partition_key": "card_id"}}
-    first, second = stream.start(**order), stream.start(**order)
-    stream.send(lines[:400])
-    stream.wait_for(400)
-    first.send_signal(signal.SIGSTOP)
-    stream.send(lines[400:800])
-    time.sleep(19)  # three times its session
-    meanwhile = stream.cluster.ids(stream.decisions)
-    assert len(meanwhile) == len(set(meanwhile)) < 800
-    first.send_signal(signal.SIGCONT)
-    ids = stream.wait_for(800)
-    assert sorted(ids) == sorted(f"p{i}" for i in range(800))
+    n_each = min(200, len(lines) // (trials.n + 1))
+    order = {
+        "group": "frozen-" + stream.events,
+        "job": {"partition_key": "card_id"},
+        "client": {"session.timeout.ms": int(1000 * SESSION_S), "heartbeat.interval.ms": 300},
+    }
+    workers = [stream.start(**order), stream.start(**order)]
+    stream.send(lines[:n_each])
+    stream.wait_for(n_each)
+    n_sent, n_withheld = n_each, 0
+    for trial in trials:
+        frozen = workers[trial % 2]
+        frozen.send_signal(signal.SIGSTOP)
+        stream.send(lines[n_sent : n_sent + n_each])
+        n_sent += n_each
+        time.sleep(3 * SESSION_S)
+        n_withheld += len(set(stream.cluster.ids(stream.decisions))) < n_sent
+        frozen.send_signal(signal.SIGCONT)
+        stream.wait_for(n_sent)
+        check_decided_once(stream, n_sent)
+    assert n_withheld > 0, "nobody who had a partition was frozen"
     time.sleep(1)
-    reports = [stream.end(child) for child in (first, second)]
-    assert sum(report["decided"] for report in reports) == 800
+    reports = [stream.end(child) for child in workers]
+    assert sum(report["decided"] for report in reports) == n_sent
+    assert all(report["deduplicated"] == 0 for report in reports)
 
 
-@pytest.mark.reliability("C7", t1=1)
-def test_offsets_that_cannot_be_committed_change_nothing(case: Case, stream: Stream) -> None:
-    """They are for people who watch lag: positions are the state's."""
+def check_decided_once(stream: Stream, n_events: int) -> None:
+    """Every event has one decision, and none came a second time."""
+    ids = stream.cluster.ids(stream.decisions)
+    assert sorted(ids) == sorted(f"p{i}" for i in range(n_events))
+
+
+# TOPIC_AUTHORIZATION_FAILED, REBALANCE_IN_PROGRESS, NOT_COORDINATOR, OFFSET_METADATA_TOO_LARGE, …
+OFFSET_COMMIT, COMMIT_ERRORS = 8, (29, 27, 16, 12, 25, 22, 14, 7)
+
+
+@pytest.mark.reliability("C7", t1=20, t2=200, t3=400)
+def test_offsets_that_cannot_be_committed_change_nothing(
+    case: Case, stream: Stream, trials
+) -> None:
+    """They are for people who watch lag: positions are the state's.
+
+    Each trial commits fail with another error; two of them end the worker, one in order and one
+    not, and the next one joins a group in which somebody has left offsets that are wrong.
+    """
     mock = stream.cluster.mock
     if mock is None:
         pytest.skip("errors of a broker are injected into the mock")
-    lines = lines_of(case)[:400]
-    stream.send(lines[:200])
-    mock.fail(8, 29, 50)  # OffsetCommit: TOPIC_AUTHORIZATION_FAILED
-    child = stream.start()
-    stream.wait_for(200)
-    stream.end(child)
-    stream.send(lines[200:])
-    child = stream.start()
-    ids = stream.wait_for(400)
-    stream.end(child)
-    assert sorted(ids) == sorted(f"p{i}" for i in range(400))
-    mock.fail(8, 0, 1)
+    lines = lines_of(case)
+    n_each = min(20, len(lines) // trials.n)
+    n_sent = 0
+    child = stream.start(group=group_with_offsets(stream, at=3))
+    for trial in trials:
+        mock.fail(OFFSET_COMMIT, COMMIT_ERRORS[trial % len(COMMIT_ERRORS)], 1 + trial % 5)
+        stream.send(lines[n_sent : n_sent + n_each])
+        n_sent += n_each
+        if trial % 14 not in {6, 13}:
+            time.sleep(0.3)  # one cycle of commits, or two
+            continue
+        stream.wait_for(n_sent)
+        if trial % 14 == 6:
+            stream.end(child)
+        else:
+            child.kill()
+            child.wait()
+        mock.fail(OFFSET_COMMIT, 0, 1)
+        child = stream.start(group=group_with_offsets(stream, at=(0, 1, 10_000)[trial % 3]))
+    ids = stream.wait_for(n_sent)
+    mock.fail(OFFSET_COMMIT, 0, 1)
+    report = stream.end(child)
+    decided = [m.value() for m in stream.cluster.read(stream.decisions)]
+    assert set(ids) == {f"p{i}" for i in range(n_sent)}
+    assert len(set(decided)) == n_sent, "what came again came with the same bytes"
+    assert report["deduplicated"] == 0
+    assert sum(report["positions"].values()) == n_sent
+
+
+def group_with_offsets(stream: Stream, *, at: int) -> str:
+    """Leave the same offset in every partition of a group that nobody has been in."""
+    group = f"offsets-{uuid.uuid4().hex}"
+    client = kafka.Consumer({"bootstrap.servers": stream.cluster.bootstrap, "group.id": group})
+    places = [kafka.TopicPartition(stream.events, p, at) for p in range(stream.n_partitions)]
+    client.commit(offsets=places, asynchronous=False)
+    found = client.committed(places, timeout=20)
+    client.close()
+    assert [place.offset for place in found] == [at] * stream.n_partitions
+    return group
 
 
 def test_a_broker_that_refuses_for_a_while_loses_nothing(case: Case, stream: Stream) -> None:
