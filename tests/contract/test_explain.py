@@ -314,3 +314,24 @@ def test_all_faults_of_an_event_are_listed_with_place_and_value(schema: Contract
         ("out_of_bounds", "$.count", "9"),
     ]
     assert all(fault.expected for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"xyz", "a value"),
+        (b'{"id"', "a colon"),
+        (b"{,}", "a key in double quotes"),
+        (b'{"id":1 "at":2}', "a comma, or the end of the object or array"),
+        (b'{"id":"a', "a string that ends"),
+        (b'{"id":"\x01"}', "no control character in a string"),
+        (b'{"id":"\\x"}', "an escape of JSON"),
+        (b"{} {}", "nothing behind the event"),
+    ],
+)
+def test_what_is_no_json_is_said_as_what_was_expected(
+    schema: ContractSchema, content: bytes, expected: str
+) -> None:
+    """Not in the decoder's own words ("Expecting value"), which are no end of a sentence."""
+    (fault,) = explain(schema, content, n_bytes=len(content), received_at_ms=None)
+    assert (fault.code, fault.path, fault.expected) == (RefusalCode.MALFORMED_JSON, "$", expected)

@@ -39,6 +39,17 @@ def test_the_sentence_is_derived_from_the_data() -> None:
     assert str(error) == f"file-missing: a\\nb: expected a file, got {error.got}. Look there."
 
 
+def test_what_a_library_says_is_the_end_of_the_sentence() -> None:
+    """An exception may be given as what came; one of ours keeps its words."""
+    inner = SentinelError(ErrorCode.FILE_MISSING, at="a", expected="b", got="c")
+    for got, words in (
+        (ValueError("Expecting value: line 1 column 1 (char 0)"), "no value at line 1 column 1"),
+        (inner, "file-missing: a: expected b, got c."),
+    ):
+        error = SentinelError(ErrorCode.FILE_MISSING, at="x", expected="JSON", got=got)
+        assert error.got == words
+
+
 def test_a_hostile_value_cannot_add_a_line_to_an_error() -> None:
     """Line ends and escape sequences are shown, not obeyed."""
     error = SentinelError(ErrorCode.FILE_MISSING, at="a", expected="b", got="c\r\n\x1b[2J\u2028")

@@ -82,6 +82,18 @@ class _Said(msgspec.Struct, frozen=True):
     text: str
 
 
+# How the messages of the standard library's decoder begin, and what would have been right there.
+_WHERE_JSON_ENDS = (
+    ("Expecting value", "a value"),
+    ("Expecting property name", "a key in double quotes"),
+    ("Expecting ':'", "a colon"),
+    ("Expecting ','", "a comma, or the end of the object or array"),
+    ("Illegal trailing comma", "no comma before the end"),
+    ("Unterminated string", "a string that ends"),
+    ("Invalid control character", "no control character in a string"),
+    ("Invalid \\", "an escape of JSON"),
+    ("Extra data", "nothing behind the event"),
+)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_Object,
     parse_int=lambda token: _Number(token, False),
@@ -159,7 +171,13 @@ def _parse(text: str) -> object:
             return Fault(RefusalCode.TOO_DEEP, "$", expected, f"more at character {deep}")
         near = shorten(text[error.pos : error.pos + 20], n_characters_max=20) or "the end"
         got = f"{near} at character {error.pos}"
-        return Fault(RefusalCode.MALFORMED_JSON, "$", error.msg, got)
+        return Fault(RefusalCode.MALFORMED_JSON, "$", _expected_by(error.msg), got)
+
+
+def _expected_by(message: str) -> str:
+    """Say what would have been right, after what the JSON decoder says of a fault."""
+    known = (expected for start, expected in _WHERE_JSON_ENDS if message.startswith(start))
+    return next(known, "well-formed JSON")
 
 
 def _too_deep_at(text: str) -> int:

@@ -385,10 +385,9 @@ class ContractSchema:
         try:
             read = msgspec.convert(data, _ContractData, strict=True)
         except msgspec.ValidationError as error:
-            sentence, _, place = str(error).partition(" - at `")
-            raise contract_error(
-                place.rstrip("`") or "$", "contract data as to_data() writes it", sentence
-            ) from error
+            place = str(error).partition(" - at `")[2].rstrip("`") or "$"
+            expected = "contract data as to_data() writes it"
+            raise contract_error(place, expected, error) from error
         except RecursionError as error:
             raise contract_error("$", "contract data that is not nested", "deep nesting") from error
         _require(read.format == FORMAT, "$.format", FORMAT, read.format)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 
 from sentinel.core import limits
+from sentinel.core.library_errors import in_words
 
 
 class ErrorCode(enum.StrEnum):
@@ -162,7 +163,7 @@ class SentinelError(Exception):
     expected : str
         What would have been right.
     got : object
-        What came; shown shortened.
+        What came, or what a library said of it; shown shortened.
     hint : str, optional
         What the reader can do, as a sentence.
 
@@ -178,6 +179,9 @@ class SentinelError(Exception):
         self.code = code
         self.at = shorten(at, n_characters_max=limits.ERROR_PLACE_CHARACTERS_MAX)
         self.expected = expected
+        # What a library says of a fault is a sentence of its own.
+        if isinstance(got, Exception) and not isinstance(got, SentinelError):
+            got = in_words(got)
         self.got = shorten(str(got))
         self.hint = hint
         sentence = f"{code}: {self.at}: expected {expected}, got {self.got}."

@@ -10,22 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# msgspec, tomllib and json of the standard library; the first that fits the whole text is taken.
+_AT = r"(?: - at `(?P<p>[^`]+)`)?"
+_LINE = r"(?P<p>line \d+ column \d+) \(char \d+\)"
+# msgspec, tomllib, json of the standard library; the first that fits the whole text is taken.
 _WORDS = (
-    (r"Expected `(?P<e>[^`]+)`, got `(?P<g>[^`]+)`(?: - at `(?P<p>[^`]+)`)?", "{g}{at}, not {e}"),
-    (r"Expected (?P<e>.+?)(?: - at `(?P<p>[^`]+)`)?", "a value{at} that is not {e}"),
-    (r"Object missing required field (?P<e>`[^`]+`)(?: - at `(?P<p>[^`]+)`)?", "no {e}{at}"),
-    (
-        r"Object contains unknown field (?P<e>`[^`]+`)(?: - at `(?P<p>[^`]+)`)?",
-        "an unknown {e}{at}",
-    ),
-    (r"Invalid (?:enum )?value (?P<e>\S.*?)(?: - at `(?P<p>[^`]+)`)", "{e}{at}"),
+    (r"Expected (?P<e>`[^`]+`), got (?P<g>`[^`]+`)" + _AT, "{g}{at}, not {e}"),
+    (r"Expected (?P<e>`[^`]+`[^`]*?)" + _AT, "a value{at} that is not {e}"),
+    (r"Object missing required field (?P<e>`[^`]+`)" + _AT, "no field {e}{at}"),
+    (r"Object contains unknown field (?P<e>`[^`]+`)" + _AT, "an unknown field {e}{at}"),
+    (r"Invalid (?:enum )?value (?P<e>['\"].*?)" + _AT, "{e}{at}"),
     (r"JSON is malformed: (?P<e>.+)", "malformed JSON: {e}"),
     (r"Input data was truncated", "data that end too early"),
-    (
-        r"Expecting (?P<e>.+): (?P<p>line \d+ column \d+) \(char \d+\)",
-        "something else than {e}{at}",
-    ),
+    (r"Expecting (?P<e>.+): " + _LINE, "no {e}{at}"),
+    (r"(?P<e>[A-Z][^:]+?)(?: starting)?(?: at)?: " + _LINE, "{e}{at}"),
     (r"(?P<e>Invalid [^()]+) \(at (?P<p>[^()]+)\)", "an {e}{at}"),
 )
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in _WORDS)
@@ -49,7 +46,7 @@ def in_words(error: Exception) -> str:
     >>> in_words(ValueError("Expected `int`, got `str` - at `$.format`"))
     '`str` at $.format, not `int`'
     >>> in_words(ValueError("Expecting value: line 1 column 1 (char 0)"))
-    'something else than value at line 1 column 1'
+    'no value at line 1 column 1'
     >>> in_words(FileNotFoundError(2, "No such file or directory"))
     'no such file or directory'
     """

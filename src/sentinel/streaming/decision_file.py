@@ -229,7 +229,7 @@ class DecisionFile:
         try:
             checkpoint = msgspec.json.decode(content, type=Checkpoint)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._mismatch("a checkpoint", str(error)) from error
+            raise self._mismatch("a checkpoint", error) from error
         if checkpoint.run != self._run:
             raise self._of_another_run(checkpoint.made_of)
         n_bytes = self.partial.stat().st_size
