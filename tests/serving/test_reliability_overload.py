@@ -128,16 +128,28 @@ def test_past_capacity_every_request_has_an_end_and_the_service_is_whole_again(
     for _ in trials:
         capacity = _capacity(process)
         before = process.memory_bytes()
+        _forget_peak(process)
         with _Watch(process) as watch:
             for times in (2, 5, 10):
                 report = _put(process, times * capacity, retries_max=2 if times == 2 else 1)
                 assert report.n_good > 0
-            peak = process.memory_bytes()
+            peak = _peak_bytes(process)
             _becomes_whole(process, capacity / 2)
         # What is remembered of decisions grows to its bound; the rest must not.
-        assert peak <= 1.5 * before + (64 << 20)
+        assert peak <= 1.5 * before
         statuses = {status for _, status in watch.answers}
         assert statuses == {200}, watch.answers
+
+
+def _forget_peak(running: ServerProcess) -> None:
+    """Let the kernel's mark of the most memory begin anew (proc(5), clear_refs)."""
+    Path(f"/proc/{running.process.pid}/clear_refs").write_text("5")
+
+
+def _peak_bytes(running: ServerProcess) -> int:
+    """Read the most memory that was resident at once since then."""
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
 @pytest.mark.reliability("H2", t1=1, t2=3, t3=10)
@@ -177,7 +189,7 @@ def test_idle_connections_cost_little_and_disturb_nobody(
             stack.enter_context(link)
             n_idle += 1
         wait_until(lambda: running.status("/v2/health/live", port=running.http_port) == 200)
-        assert running.memory_bytes() - before <= 20_000 * n_idle + (16 << 20)
+        assert running.memory_bytes() - before <= 20_000 * n_idle + (2 << 20)
         report = _put(running, 200, connections_max=100)
         assert report.n_good + report.n_late + report.n_unsent == report.n_due
         assert running.status() == 200
