@@ -159,6 +159,7 @@ class Breaker:
 
     def __init__(self, rules: BreakerRules, *, now_s: float) -> None:
         self.rules = rules
+        self._stuck_s = max(rules.slow_for_s, rules.latency_ms_max / 1000)
         self._lock = threading.RLock()
         self._now_s = now_s
         self._state = State.CLOSED
@@ -325,10 +326,8 @@ class Breaker:
         """Whether a call is in the air that alone has been slow for long enough."""
         if not self._outstanding:
             return False
-        oldest_s = min(p.started_at_s for p in self._outstanding.values())
-        return self._now_s - max(oldest_s, self._last_fast_s) >= max(
-            self.rules.slow_for_s, self.rules.latency_ms_max / 1000
-        )
+        oldest_s = next(iter(self._outstanding.values())).started_at_s  # they stand in order
+        return self._now_s - max(oldest_s, self._last_fast_s) >= self._stuck_s
 
     def _is_slow(self, permit: Permit) -> bool:
         return (self._now_s - permit.started_at_s) * 1000 > self.rules.latency_ms_max

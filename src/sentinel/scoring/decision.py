@@ -29,7 +29,10 @@ class ServedBy(enum.IntEnum):
 
 
 class Reason(enum.IntEnum):
-    """Why that one answered; ``OK`` when the champion did and nothing was wrong."""
+    """Why that one answered; ``OK`` when the champion did and nothing was wrong.
+
+    ``FEATURES_STALE`` is said of the champion's answers too: it answered, on declared defaults.
+    """
 
     OK = 0
     BREAKER_OPEN = 1

@@ -7,7 +7,7 @@ A prediction is ``Rows -> Answer``. A guard takes a prediction and gives one bac
 From the outside in, the scorer's list is
 
 1. :func:`hold_unusable`: rows with a feature that is not finite, and stale ones where the policy
-   holds them, are answered by nobody;
+   holds them, are answered by nobody; stale ones that are answered say so;
 2. :func:`answer_with_fallback`: rows that nobody inside has answered are answered by the fallback;
 3. :class:`BreakerGuard`: whether the champion may be asked, and how it went;
 4. :class:`SanityGuard`: whether each of its outputs may be used.
@@ -16,7 +16,7 @@ From the outside in, the scorer's list is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,6 @@ Float32Array = npt.NDArray[np.float32]
 _CHAMPION = np.uint8(ServedBy.CHAMPION)
 _FALLBACK = np.uint8(ServedBy.FALLBACK)
 _NONE = np.uint8(ServedBy.NONE)
-_NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,10 @@ def run_in_slices(
     return np.concatenate([run(values[at : at + size]) for at in range(0, len(values), size)])
 
 
+# What :func:`usable_rows` marks.
+_NOT_FINITE, _STALE = 1, 2
+
+
 @native
 def usable_rows(
     values: npt.NDArray[np.float32],
@@ -168,8 +171,11 @@ def usable_rows(
 
 
 def hold_unusable(policy: StalePolicy) -> Guard:
-    """Let nobody answer a row with a value that is not finite; nor a stale one, by policy."""
-    stale = STALE if policy is StalePolicy.HOLD else -1
+    """Let nobody answer a row with a value that is not finite; nor a stale one, by policy.
+
+    Where the champion answers a stale row, the reason is that it was stale, and not ``OK``.
+    """
+    is_stale_held = policy is StalePolicy.HOLD
     reasons = np.array(
         [Reason.OK, Reason.FEATURE_NOT_FINITE, Reason.FEATURES_STALE], dtype=np.uint8
     )
@@ -177,18 +183,27 @@ def hold_unusable(policy: StalePolicy) -> Guard:
     def guard(inner: Predict) -> Predict:
         def predict(rows: Rows) -> Answer:
             faults = np.empty(rows.n_rows, dtype=np.uint8)
-            if not usable_rows(rows.values, rows.status, stale, faults):
+            if not usable_rows(rows.values, rows.status, STALE, faults):
                 return inner(rows)
+            usable = np.flatnonzero(faults == 0 if is_stale_held else faults != _NOT_FINITE)
+            if len(usable) == rows.n_rows:
+                return _said_stale(inner(rows), faults)
             answer = unanswered(rows.n_rows, Reason.OK)
             answer.reasons[:] = reasons[faults]
-            usable = np.flatnonzero(faults == 0)
             if len(usable):
                 answer.put(usable, inner(rows.take(usable)))
-            return answer
+            return _said_stale(answer, faults)
 
         return predict
 
     return guard
+
+
+def _said_stale(answer: Answer, faults: npt.NDArray[np.uint8]) -> Answer:
+    """Give stale rows that were answered as any other the reason that they are stale."""
+    is_silent = (faults == _STALE) & (answer.reasons == Reason.OK)
+    reasons = np.where(is_silent, np.uint8(Reason.FEATURES_STALE), answer.reasons)
+    return replace(answer, reasons=reasons)
 
 
 def answer_with_fallback(fallback: LinearFallback) -> Guard:
@@ -289,8 +304,9 @@ class SanityGuard:
                 self._on_constant()
             scores = verdict.scores.astype(np.float64)
             if not verdict.n_bad:
-                self.insane_rows.observe(rows.n_rows, _NO_ROWS, _NO_ROWS)
-                served_by = np.full(rows.n_rows, _CHAMPION)
+                self.insane_rows.pass_over(len(scores))
+                served_by = np.empty(len(scores), dtype=np.uint8)
+                served_by.fill(_CHAMPION)
                 return Answer(scores, served_by, verdict.reasons, is_whole=True)
             is_call_bad = verdict.n_bad == rows.n_rows and bool(
                 np.isin(verdict.reasons, (Reason.OUTPUT_SHAPE, Reason.OUTPUT_NOT_OF_ROW)).all()

@@ -223,7 +223,7 @@ class Sanity:
             scores = np.where(faults == _OK, scores, np.float32(0.0))
         return Verdict(
             scores=scores,
-            reasons=_REASONS[faults],
+            reasons=_REASONS[faults] if n_bad else faults,  # where all is well both are 0
             n_bad=n_bad,
             is_row_of_another=False,
             is_constant=before < self._rules.constant_rows <= longest,
@@ -317,6 +317,10 @@ class InsaneRows:
                 self._n_rows = start + row + 1
                 return int(row)
         return None
+
+    def pass_over(self, n_rows: int) -> None:
+        """Count one call's rows, of which none was bad."""
+        self._n_rows += n_rows
 
     def clear(self) -> None:
         """Forget everything: a person has reset the champion."""

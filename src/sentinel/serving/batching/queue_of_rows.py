@@ -85,8 +85,8 @@ class RowQueue:
         tenant = work.tenant
         if tenant not in self._tenants and len(self._tenants) >= limits.TENANTS_MAX:
             tenant = work.tenant = _OTHERS
-        is_sure = self._is_sure_of(work, now_s, busy_s)
-        if not is_sure and (self.n_rows or work.n_rows > self._rows_max):
+        is_alone = not self.n_rows and work.n_rows <= self._rows_max
+        if not is_alone and not self._is_sure_of(work, now_s, busy_s):
             self._check_room(work, now_s, busy_s)
             wait_s = self.wait_s(work, now_s=now_s) + busy_s
             if now_s + wait_s > work.deadline_s:
@@ -118,9 +118,12 @@ class RowQueue:
         """Take the pieces of the next batch, all of one kind; empty when nothing waits."""
         if not self._tenants:
             return []
-        kind = next(iter(self._tenants.values()))[0].kind
-        share = max(1, n_rows_max // len(self._tenants))
         pieces: list[Piece] = []
+        kind = next(iter(self._tenants.values()))[0].kind
+        if len(self._tenants) == 1:
+            self._take_from(next(iter(self._tenants)), kind, n_rows_max, pieces)
+            return pieces
+        share = max(1, n_rows_max // len(self._tenants))
         room = n_rows_max
         for tenant in list(self._tenants):
             if room <= 0:

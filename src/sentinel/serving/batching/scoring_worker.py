@@ -37,8 +37,8 @@ SOURCE = "requests"
 CANARY_SOURCE = "canary"
 FEEDBACK_SOURCE = "feedback"
 _LEARNED = b'{"learned":true}'
-# What is logged of a row that came as a tensor: nothing; its rows belong to nobody we know.
-_NOBODY = 0
+# Rows that came as a tensor belong to nobody we know.
+_NOBODY = np.zeros(limits.SERVE_BATCH_ROWS_MAX, dtype=np.int64)
 
 
 class EventRefusedError(SentinelError):
@@ -98,6 +98,7 @@ class ScoringWorker:
         self._prompt_until_s = float("-inf")
         self._position = self._feedback_position = 0
         self._failure = ""
+        self._present = np.zeros((0, 0), dtype=np.uint8)
         self.encode_seconds = LatencyHistogram()
         self.shadow: Shadow | None = None
 
@@ -237,8 +238,8 @@ class ScoringWorker:
             if piece.work.values is not None
         ]
         values = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        status = np.full(values.shape, PRESENT, dtype=np.uint8)
-        rows = Rows(values, status, np.full(len(values), _NOBODY, dtype=np.int64))
+        n_rows = len(values)
+        rows = Rows(values, self._present_of(values.shape[1])[:n_rows], _NOBODY[:n_rows])
         release.scorer.champion.tick(rows)
         answer = release.scorer.champion.predict(rows)
         outcome = outcomes(answer, release.thresholds)
@@ -296,6 +297,13 @@ class ScoringWorker:
         return EventAnswers(lines, ((release.label, len(lines)),))
 
     # --- private -----------------------------------------------------------------------------
+
+    def _present_of(self, n_features: int) -> npt.NDArray[np.uint8]:
+        """Return the status of features that came as they are, of a whole batch; only read."""
+        if self._present.shape[1] != n_features:
+            shape = (limits.SERVE_BATCH_ROWS_MAX, n_features)
+            self._present = np.full(shape, PRESENT, dtype=np.uint8)
+        return self._present
 
     def _received_at_ms(self, n_events: int) -> npt.NDArray[np.int64] | None:
         if self._is_rehearsal:
