@@ -57,16 +57,34 @@ def test_no_value_that_is_not_finite_goes_in(values: list[list[float]]) -> None:
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        (StalePolicy.DEFAULT, [Reason.OK, Reason.OK, Reason.OK]),
-        (StalePolicy.HOLD, [Reason.OK, Reason.FEATURES_STALE, Reason.OK]),
+        (StalePolicy.DEFAULT, ServedBy.CHAMPION),
+        (StalePolicy.HOLD, ServedBy.NONE),
     ],
 )
-def test_stale_rows_are_held_only_where_the_policy_says_so(
-    policy: StalePolicy, expected: list[Reason]
+def test_stale_rows_say_so_and_are_held_only_where_the_policy_says_so(
+    policy: StalePolicy, expected: ServedBy
 ) -> None:
     status = [[PRESENT, PRESENT], [PRESENT, STALE], [DEFAULTED, PRESENT]]
-    answer = hold_unusable(policy)(Asked())(rows(np.zeros((3, 2)), status))
-    assert answer.reasons.tolist() == expected
+    guarded = hold_unusable(policy)(Asked())
+    answer = guarded(rows(np.zeros((3, 2)), status))
+    assert answer.reasons.tolist() == [Reason.OK, Reason.FEATURES_STALE, Reason.OK]
+    assert answer.served_by.tolist() == [ServedBy.CHAMPION, expected, ServedBy.CHAMPION]
+    # Beside a row that nobody may see, and where that row is the stale one.
+    answer = guarded(rows([[np.nan, 0.0], [0.0, 0.0], [0.0, np.inf]], [*status[:2], [STALE] * 2]))
+    assert answer.reasons.tolist() == [
+        Reason.FEATURE_NOT_FINITE,
+        Reason.FEATURES_STALE,
+        Reason.FEATURE_NOT_FINITE,
+    ]
+    assert answer.served_by.tolist() == [ServedBy.NONE, expected, ServedBy.NONE]
+
+
+def test_a_stale_row_that_the_fallback_answers_keeps_the_graver_reason() -> None:
+    def bypassed(asked: Rows) -> Answer:
+        return unanswered(asked.n_rows, Reason.BREAKER_OPEN)
+
+    answer = hold_unusable(StalePolicy.DEFAULT)(bypassed)(rows([[0.0, 0.0]], [[STALE, PRESENT]]))
+    assert answer.reasons.tolist() == [Reason.BREAKER_OPEN]
 
 
 def test_the_fallback_answers_only_what_nobody_answered_and_keeps_the_reason() -> None:

@@ -56,7 +56,8 @@ def test_server_answers_on_stale_defaults_says_so_and_recovers_by_itself(
                 payment(f"{trial}-during", card_id="c-1"), sentinel_timeout_ms="5000"
             )
             assert answer.status == 200
-            assert answer.json()["served_by"] == "champion"
+            said = answer.json()
+            assert (said["served_by"], said["reason"]) == ("champion", "features-stale")
             running.wait_until(lambda s=running: f"store {redis.url}" in causes(s))
             assert running.plane.health().is_ready
             assert running.plane.health().state == "degraded"
