@@ -63,7 +63,10 @@ def test_an_unapproved_release_does_not_decide_unasked(run: Run, kit: tuple[Path
     release, events = map(str, kit)
     ended = run("replay", release, "--events", events, "--decisions", "out", "--json")
     assert ended.returncode == ExitCode.RELEASE
-    assert json.loads(ended.stdout)["error"]["code"] == "release-not-approved"
+    error = json.loads(ended.stdout)["error"]
+    assert error["code"] == "release-not-approved"
+    assert "--trust" in error["hint"]
+    assert "--unapproved" in error["hint"]
     assert not Path("out").exists()
 
 

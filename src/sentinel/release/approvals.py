@@ -42,6 +42,11 @@ class Standing(enum.StrEnum):
     UNAPPROVED = "NOT APPROVED"
 
 
+_TRUST = "trust"
+_NO_TRUST = "Name the trust file with --trust."
+_AS_IT_IS = "--unapproved takes the release as it is, and everything then says so."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """When and how long a statement holds.
@@ -110,12 +115,14 @@ class Judgement:
         """
         if self.faults:
             first, n_more = self.faults[0], len(self.faults) - 1
+            ways = [f"{n_more} more: see `sentinel release verify`."] if n_more else []
+            ways += [_NO_TRUST] if first.at == _TRUST else []
             raise SentinelError(
                 ErrorCode.RELEASE_NOT_APPROVED,
                 at=f"{label}: {first.at}",
                 expected=first.expected,
                 got=first.got,
-                hint=f"{n_more} more: see `sentinel release verify`." if n_more else "",
+                hint=" ".join([*ways, _AS_IT_IS]),
             )
 
 
@@ -160,7 +167,7 @@ def judge(
     """
     faults = [Fault(f"gate {name}", "passed", "failed") for name in failed_gates]
     if trust is None:
-        faults.append(Fault("trust", "a trust file", "none"))
+        faults.append(Fault(_TRUST, "a trust file", "none"))
         return Judgement(Standing.UNAPPROVED, found, tuple(faults))
     if manifest.digest in trust.revoked_releases:
         faults.append(Fault("release", "one that is not revoked", manifest.digest[:16]))
