@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import inside, read_bounded, read_secret, write_atomically
+from sentinel.core.files import inside, map_page, read_bounded, read_secret, write_atomically
 from sentinel.testing import file_size_limit
 
 
@@ -100,6 +102,22 @@ def test_a_secret_is_read_through_the_links_of_a_volume(tmp_path: Path, mode: in
         assert (error.value.code, error.value.at) == (
             ErrorCode.KEY_INVALID,
             str(tmp_path / "token"),
+        )
+
+
+def test_a_page_keeps_what_was_written_and_a_place_for_none_is_an_error(tmp_path: Path) -> None:
+    page = map_page(tmp_path / "page")
+    page[:3] = b"abc"
+    page.close()
+    with contextlib.closing(map_page(tmp_path / "page")) as again:
+        assert (again[:4], len(again)) == (b"abc\0", mmap.PAGESIZE)
+    (tmp_path / "link").symlink_to("page")
+    for name in ("link", "missing/page"):
+        with pytest.raises(SentinelError) as error:
+            map_page(tmp_path / name)
+        assert (error.value.code, error.value.at) == (
+            ErrorCode.FILE_UNWRITABLE,
+            str(tmp_path / name),
         )
 
 

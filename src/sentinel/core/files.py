@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import stat
 import tempfile
@@ -86,6 +87,32 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def map_page(path: Path) -> mmap.mmap:
+    """Open a page of memory that outlives the process: what is in it is in a file.
+
+    Room is taken now: a page of a full disk would kill the process at its first use.
+
+    Raises
+    ------
+    SentinelError
+        ``file-unwritable``.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(handle, 0, mmap.PAGESIZE)
+            return mmap.mmap(handle, mmap.PAGESIZE)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise SentinelError(
+            ErrorCode.FILE_UNWRITABLE,
+            at=str(path),
+            expected="a folder with room that this user may write",
+            got=error.strerror or error,
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

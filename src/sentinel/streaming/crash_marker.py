@@ -14,15 +14,13 @@ sign of poison.
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from sentinel.core import limits
-from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import map_page
 
 _PLACE = struct.Struct("<8sqqqqqq")
 _MAGIC = b"SNTLMRK2"
@@ -118,20 +116,7 @@ class CrashMarker:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                os.ftruncate(handle, mmap.PAGESIZE)
-                self._page = mmap.mmap(handle, mmap.PAGESIZE)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise SentinelError(
-                ErrorCode.FILE_UNWRITABLE,
-                at=str(path),
-                expected="a folder with room that this user may write",
-                got=error.strerror or error,
-            ) from error
+        self._page = map_page(path)
         magic, is_busy, partition, first, end, n_deaths, n_row = _PLACE.unpack_from(self._page)
         self.suspect: Suspect | None = None
         self.n_deaths_in_row = 0

@@ -9,8 +9,6 @@ down before anything else is applied, so that later recoveries come to the same 
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import msgspec
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded, write_atomically
+from sentinel.core.files import map_page, read_bounded, write_atomically
 
 _PLACE = struct.Struct("<8sqqqq")
 _MAGIC = b"SNTLAPL1"
@@ -68,22 +66,7 @@ class ApplyMarker:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "applying"
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                # Room is taken now: a page of a full disk would kill the process at its first use.
-                os.posix_fallocate(handle, 0, mmap.PAGESIZE)
-                self._page = mmap.mmap(handle, mmap.PAGESIZE)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise SentinelError(
-                ErrorCode.FILE_UNWRITABLE,
-                at=str(path),
-                expected="a folder with room that this user may write",
-                got=error.strerror or error,
-            ) from error
+        self._page = map_page(folder / "applying")
         self._list = folder / "passed.json"
         self.passed = self._read_list()
         magic, is_busy, sequence, row, n_deaths = _PLACE.unpack_from(self._page)
