@@ -22,37 +22,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="breaker")
 
 
-@group.command(epilog=options.examples("sentinel breaker show", "sentinel breaker show --json"))
-def show(
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Show the state in words, its cause, the canary, and what people did.
-
-    Exit code 7 while the champion does not answer.
-    """
-    return _show(Remote(url, token_file).read("breaker"), as_json=as_json)
-
-
-@group.command(epilog=options.examples('sentinel breaker reset --because "the input is repaired"'))
-def reset(
-    *,
-    because: remote.Because = "",
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    by: remote.By = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Let a champion that was shut off be probed again; it answers when its canary is right.
-
-    Only a latched breaker can be reset, and only by a person, whose name is kept. An open one
-    closes by itself.
-    """
-    found = Remote(url, token_file).act("breaker/reset", by=by, because=because)
-    return _show(found, as_json=as_json)
-
-
 @group.command(epilog=options.examples('sentinel breaker trip --because "scores look wrong"'))
 def trip(
     *,
@@ -67,13 +36,27 @@ def trip(
     Nothing of this is kept when the server ends: a new process asks the canary, and nobody else.
     """
     found = Remote(url, token_file).act("breaker/trip", by=by, because=because)
-    return _show(found, as_json=as_json)
+    return _show(found, Output(as_json=as_json))
 
 
-def _show(found: dict[str, object], *, as_json: bool) -> ExitCode:
-    output = Output(as_json=as_json)
+def _show(found: dict[str, object], output: Output) -> ExitCode:
     output.document(found)
     names = ("release", "state", "meaning", "cause", "canary", "canary_failures")
     rows = {name.replace("_", " "): found[name] for name in names if found[name] != ""}
     output.show(pairs("Breaker", rows), operations_table(found["operations"]))
     return ExitCode.OK if found["state"] == "closed" else ExitCode.DEGRADED
+
+
+group.command(
+    "show",
+    help="Show the state in words, its cause, the canary, and what people did.\n\n"
+    "Exit code 7 while the champion does not answer.",
+    epilog=options.examples("sentinel breaker show", "sentinel breaker show --json"),
+)(remote.reading("breaker", _show))
+group.command(
+    "reset",
+    help="Let a champion that was shut off be probed again; it answers when its canary is right."
+    "\n\nOnly a latched breaker can be reset, and only by a person, whose name is kept. An open "
+    "one closes by itself.",
+    epilog=options.examples('sentinel breaker reset --because "the input is repaired"'),
+)(remote.acting("breaker/reset", _show))

@@ -6,7 +6,7 @@ import getpass
 import http.client
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 import typer
 
+from sentinel.cli import options
+from sentinel.cli.exits import ExitCode
+from sentinel.cli.output import Output
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError, without_password
 from sentinel.core.files import read_secret
@@ -36,6 +39,7 @@ By = Annotated[
     str | None,
     typer.Option("--by", help="Who asks, where no token says it; by default the login name."),
 ]
+Show = Callable[[dict[str, object], Output], ExitCode]
 Because = Annotated[str, typer.Option("--because", help="Why; it is kept and logged.")]
 
 
@@ -106,6 +110,34 @@ class Remote:
         if response.status != http.HTTPStatus.OK:
             raise error_of(answer, at=shown)
         return answer
+
+
+def reading(path: str, show: Show) -> Callable[..., ExitCode]:
+    """Make a command that shows how something is."""
+
+    def read(
+        url: Url = URL, token_file: TokenFile = None, as_json: options.AsJson = False
+    ) -> ExitCode:
+        return show(Remote(url, token_file).read(path), Output(as_json=as_json))
+
+    return read
+
+
+def acting(path: str, show: Show) -> Callable[..., ExitCode]:
+    """Make a command that asks for something to be done, and shows how it then is."""
+
+    def act(
+        *,
+        because: Because = "",
+        url: Url = URL,
+        token_file: TokenFile = None,
+        by: By = None,
+        as_json: options.AsJson = False,
+    ) -> ExitCode:
+        found = Remote(url, token_file).act(path, by=by, because=because)
+        return show(found, Output(as_json=as_json))
+
+    return act
 
 
 def error_of(answer: Mapping[str, object], *, at: str) -> SentinelError:

@@ -44,24 +44,6 @@ def register(app: typer.Typer) -> None:
 
 @group.command(
     epilog=options.examples(
-        "sentinel serving status",
-        "sentinel serving status --url http://127.0.0.1:8082 --token-file operator.token --json",
-    )
-)
-def status(
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Show what is in service, kept for the way back and staged, and who did what.
-
-    Exit code 7 when a release was taken back.
-    """
-    return _show(Remote(url, token_file).read("releases"), as_json=as_json)
-
-
-@group.command(
-    epilog=options.examples(
         'sentinel serving stage 1.3.0 --because "weekly training"',
     )
 )
@@ -85,107 +67,8 @@ def stage(
     while found["place"] == "staging" and time.monotonic() < end_s:
         time.sleep(_POLL_S)
         found = server.read("releases")
-    code = _show(found, as_json=as_json)
+    code = _show(found, Output(as_json=as_json))
     return code if found["place"] == "staged" else ExitCode.RELEASE
-
-
-@group.command(
-    epilog=options.examples(
-        'sentinel serving switch --because "approved on Monday"',
-    )
-)
-def switch(
-    *,
-    because: remote.Because = "",
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    by: remote.By = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Let the staged release take over, between two batches; the other one is kept.
-
-    For ten minutes a wrong canary gives the service back to the kept one, once, by itself.
-    """
-    found = Remote(url, token_file).act("releases/switch", by=by, because=because)
-    return _show(found, as_json=as_json)
-
-
-@group.command(epilog=options.examples('sentinel serving rollback --because "too many declines"'))
-def rollback(
-    *,
-    because: remote.Because = "",
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    by: remote.By = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Let the kept release take over again; it was never unloaded."""
-    found = Remote(url, token_file).act("releases/rollback", by=by, because=because)
-    return _show(found, as_json=as_json)
-
-
-@group.command(epilog=options.examples("sentinel serving drop"))
-def drop(
-    *,
-    because: remote.Because = "",
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    by: remote.By = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Forget the staged release."""
-    found = Remote(url, token_file).act("releases/drop", by=by, because=because)
-    return _show(found, as_json=as_json)
-
-
-@shadow_group.command(
-    epilog=options.examples('sentinel serving shadow start --because "before the switch"')
-)
-def start(
-    *,
-    because: remote.Because = "",
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    by: remote.By = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Let the staged release score live rows, beside the one in service; it answers nobody."""
-    found = Remote(url, token_file).act("shadow/start", by=by, because=because)
-    return show_report(found, Output(as_json=as_json))
-
-
-@shadow_group.command(epilog=options.examples("sentinel serving shadow stop"))
-def stop(
-    *,
-    because: remote.Because = "",
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    by: remote.By = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Let it score no more; the report stays until another challenger begins."""
-    found = Remote(url, token_file).act("shadow/stop", by=by, because=because)
-    return show_report(found, Output(as_json=as_json))
-
-
-@shadow_group.command(
-    epilog=options.examples(
-        "sentinel serving shadow report",
-        "sentinel serving shadow report --json",
-    )
-)
-def report(
-    url: remote.Url = remote.URL,
-    token_file: remote.TokenFile = None,
-    as_json: options.AsJson = False,
-) -> ExitCode:
-    """Compare the challenger with the release in service on the rows that both have scored.
-
-    Intervals are of 95 % and take rows as independent. Exit code 7 when rows were skipped, or
-    failed.
-    """
-    found = Remote(url, token_file).read("shadow")
-    return show_report(found, Output(as_json=as_json))
 
 
 def operations_table(found: object) -> RenderableType:
@@ -203,8 +86,7 @@ def operations_table(found: object) -> RenderableType:
     return table("Operations", ["when", "who", "what", "release", "result"], rows)
 
 
-def _show(found: dict[str, object], *, as_json: bool) -> ExitCode:
-    output = Output(as_json=as_json)
+def _show(found: dict[str, object], output: Output) -> ExitCode:
     output.document(found)
     rows: dict[str, object] = {
         name.replace("_", " "): _words(found[name]) for name in ("in_service", "kept", "staged")
@@ -222,3 +104,50 @@ def _words(release: object) -> str:
     words = f"{release['release']}, {release['standing']}, breaker {release['breaker']}"
     left_s = release.get("watched_for_s", 0)
     return f"{words}, watched for {left_s:.0f} s more" if left_s else words
+
+
+group.command(
+    "status",
+    help="Show what is in service, kept for the way back and staged, and who did what.\n\n"
+    "Exit code 7 when a release was taken back.",
+    epilog=options.examples(
+        "sentinel serving status",
+        "sentinel serving status --url http://127.0.0.1:8082 --token-file operator.token --json",
+    ),
+)(remote.reading("releases", _show))
+group.command(
+    "switch",
+    help="Let the staged release take over, between two batches; the other one is kept.\n\n"
+    "For ten minutes a wrong canary gives the service back to the kept one, once, by itself.",
+    epilog=options.examples('sentinel serving switch --because "approved on Monday"'),
+)(remote.acting("releases/switch", _show))
+group.command(
+    "rollback",
+    help="Let the kept release take over again; it was never unloaded.",
+    epilog=options.examples('sentinel serving rollback --because "too many declines"'),
+)(remote.acting("releases/rollback", _show))
+group.command(
+    "drop",
+    help="Forget the staged release.",
+    epilog=options.examples("sentinel serving drop"),
+)(remote.acting("releases/drop", _show))
+shadow_group.command(
+    "start",
+    help="Let the staged release score live rows, beside the one in service; it answers nobody.",
+    epilog=options.examples('sentinel serving shadow start --because "before the switch"'),
+)(remote.acting("shadow/start", show_report))
+shadow_group.command(
+    "stop",
+    help="Let it score no more; the report stays until another challenger begins.",
+    epilog=options.examples("sentinel serving shadow stop"),
+)(remote.acting("shadow/stop", show_report))
+shadow_group.command(
+    "report",
+    help="Compare the challenger with the release in service on the rows that both have scored."
+    "\n\nIntervals are of 95 % and take rows as independent. Exit code 7 when rows were skipped, "
+    "or failed.",
+    epilog=options.examples(
+        "sentinel serving shadow report",
+        "sentinel serving shadow report --json",
+    ),
+)(remote.reading("shadow", show_report))
