@@ -110,7 +110,7 @@ def test_a_slow_champion_leaves_the_door_free(tmp_path: Path) -> None:
 
         running.break_champion(slow)
         running.score(payment("first-slow"))
-        assert not running.plane.batcher._is_quick()
+        assert not running.plane.batcher._is_quick(1, time.monotonic())
 
 
 @pytest.mark.reliability("F8")

@@ -177,6 +177,8 @@ class Batcher:
         now_s = work.queued_s = time.monotonic()
         gate = self.gate
         gate.turn_began(now_s)
+        if self._is_lone(work, now_s) and self._score_alone(work, now_s):
+            return
         with self._condition:
             try:
                 if self._is_stopping or self._failure or self._has_ended:
@@ -188,13 +190,8 @@ class Batcher:
                 self._n_refused[name] = self._n_refused.get(name, 0) + 1
                 raise
         if not self._is_turn_due:
-            if self._is_lone(work, now_s):
-                self._go_at_once()
-                if work.is_settled:
-                    return
-            else:
-                self._is_turn_due = True
-                self._loop.call_soon(self._take_turn)
+            self._is_turn_due = True
+            self._loop.call_soon(self._take_turn)
         if not self._is_sweeping:
             self._is_sweeping = True
             self._loop.call_later(limits.DEADLINE_SWEEP_S, self._sweep)
@@ -311,26 +308,40 @@ class Batcher:
 
     def _is_lone(self, work: Work, now_s: float) -> bool:
         """Whether nobody else is likely to ask in this turn of the loop."""
-        if self._n_lone < limits.LONE_TURNS_MIN or self._is_at_once or work.kind not in _ALONE:
+        if self._n_lone < limits.LONE_TURNS_MIN or self._is_turn_due or work.kind not in _ALONE:
             return False
         if now_s - self._lone_ended_s < limits.COMPANY_S:
             self._n_lone = 0
             return False
         return True
 
-    def _go_at_once(self) -> None:
+    def _score_alone(self, work: Work, now_s: float) -> bool:
+        """Score the one work there is without a queue; False where that is not sure to be right."""
+        is_free = not (self._is_at_once or self._queue.n_rows or self._has_ended)
+        is_small = work.n_rows <= limits.SERVE_BATCH_ROWS_MAX
+        if not (is_free and is_small and now_s < work.deadline_s):
+            return False
+        if not self._is_quick(work.n_rows, now_s):
+            return False
+        if not self._scoring.acquire(blocking=False):
+            return False
         self._is_at_once = True
+        work.n_taken = work.n_rows
         try:
-            self._take_turn()
+            self._score_batch([Piece(work, 0, work.n_rows)], now_s, self._deliver)
         finally:
             self._is_at_once = False
+            self._scoring.release()
             self._lone_ended_s = time.monotonic()
+            self.gate.turn_ended(self._lone_ended_s)
+        return True
 
     def _take_turn(self) -> None:
         """Score what this turn of the loop has read, or leave it to the scoring thread."""
         self._is_turn_due = False
         self._n_lone = self._n_lone + 1 if self._queue.n_works == 1 else 0
-        if not self._is_quick() or not self._scoring.acquire(blocking=False):
+        is_quick = self._is_quick(self._queue.n_rows, time.monotonic())
+        if not is_quick or not self._scoring.acquire(blocking=False):
             with self._condition:
                 if self._is_waiting:
                     self._is_waiting = False
@@ -346,11 +357,11 @@ class Batcher:
             self._is_turn_due = True
             self._loop.call_soon(self._take_turn)
 
-    def _is_quick(self) -> bool:
-        n_rows = min(self._queue.n_rows, limits.SERVE_BATCH_ROWS_MAX)
+    def _is_quick(self, n_rows: int, now_s: float) -> bool:
+        """Whether the next batch is sure not to keep the loop for long."""
         if not n_rows or self._is_stopping or self._failure:
             return False
-        seconds = self._curve.seconds(n_rows, now_s=time.monotonic())
+        seconds = self._curve.seconds(min(n_rows, limits.SERVE_BATCH_ROWS_MAX), now_s=now_s)
         return 0.0 < seconds < limits.INLINE_S_MAX and self._worker.is_prompt()
 
     # --- private: the scoring thread ---------------------------------------------------------
@@ -391,14 +402,26 @@ class Batcher:
                     self._queue.drop(piece.work)
                 else:
                     pieces.append(piece)
-            n_rows = sum(piece.n_rows for piece in pieces)
             self._flying, self._flying_since_s = pieces, now_s
-            self._flying_estimate_s = self._curve.seconds(n_rows, now_s=now_s) if n_rows else 0.0
-            self.gate.busy_until_s = now_s + self._flying_estimate_s
         if late:
             deliver([(work, deadline_passed(work)) for work in late])
         if not pieces:
             return bool(late)
+        self._score_batch(pieces, now_s, deliver)
+        return True
+
+    def _score_batch(
+        self,
+        pieces: list[Piece],
+        now_s: float,
+        deliver: Callable[[list[tuple[Work, Result]]], None],
+    ) -> None:
+        """Score pieces that are taken, and tell; by who holds the lock."""
+        n_rows = sum([end - start for _, start, end in pieces])
+        self._flying_since_s = now_s
+        self._flying_estimate_s = self._curve.seconds(n_rows, now_s=now_s)
+        self._flying = pieces
+        self.gate.busy_until_s = now_s + self._flying_estimate_s
         since_s = max(self._ended_s, pieces[0].work.queued_s)
         self._curve.observe_beside(n_rows, now_s - since_s, now_s=now_s)
         results = self._score(pieces)
@@ -416,7 +439,6 @@ class Batcher:
         self._failure = self._worker.failure()
         self._flying = []
         deliver(results)
-        return True
 
     def _score(self, pieces: list[Piece]) -> list[tuple[Work, Result]]:
         outcome = attempt(lambda: self._worker.run(pieces), at="scoring")

@@ -322,7 +322,7 @@ class ScoringWorker:
 def _by_release(pieces: Sequence[Piece]) -> list[Sequence[Piece]]:
     """Part pieces where the release that must answer changes; nearly always one part."""
     first = pieces[0].work.release
-    if all(piece.work.release is first for piece in pieces):
+    if len(pieces) == 1 or all(piece.work.release is first for piece in pieces):
         return [pieces]
     return [
         list(same)
