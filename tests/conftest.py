@@ -15,12 +15,15 @@ written to ``.cache/reliability/``.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -54,6 +57,29 @@ class Trials:
     def did(self, n: int) -> None:
         """Count ``n`` trials that another tool made."""
         self.done += n
+
+
+def load_module(name: str, path: Path) -> ModuleType:
+    """Load a file of another room's tests, once."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def release_kit() -> ModuleType:
+    """Give what the tests of releases make releases with: ``build_release`` and its like."""
+    return load_module("release_kit", ROOT / "tests" / "release" / "conftest.py")
+
+
+@pytest.fixture(scope="session")
+def stream_rig() -> ModuleType:
+    """Give what the tests of streams read and write topics with."""
+    return load_module("stream_rig_of_others", ROOT / "tests" / "streaming" / "stream_rig.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,26 +15,14 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.release import build_release
 
 
-@pytest.fixture(scope="module")
-def kit() -> ModuleType:
-    path = Path(__file__).parent.parent / "release" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("release_kit_for_candidates", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_release_built_from_the_file_is_the_same_to_the_byte(
-    kit: ModuleType, tmp_path: Path
+    release_kit: ModuleType, tmp_path: Path
 ) -> None:
-    candidate = kit.good_candidate()
+    candidate = release_kit.good_candidate()
     write_candidate(candidate, tmp_path / "c.npz")
     again = read_candidate(tmp_path / "c.npz")
     built = [
-        build_release(each, tmp_path / name, created_at_ms=kit.NOW_MS)
+        build_release(each, tmp_path / name, created_at_ms=release_kit.NOW_MS)
         for name, each in (("a", candidate), ("b", again))
     ]
     assert built[0].manifest.digest == built[1].manifest.digest
@@ -55,9 +41,9 @@ def test_other_files_are_no_candidates(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_cut_file_is_refused(kit: ModuleType, tmp_path: Path, share: float) -> None:
+def test_a_cut_file_is_refused(release_kit: ModuleType, tmp_path: Path, share: float) -> None:
     path = tmp_path / "c.npz"
-    write_candidate(kit.good_candidate(), path)
+    write_candidate(release_kit.good_candidate(), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(SentinelError) as caught:
@@ -66,7 +52,7 @@ def test_a_cut_file_is_refused(kit: ModuleType, tmp_path: Path, share: float) ->
     assert caught.value.at == str(path)
 
 
-def test_objects_are_never_unpacked(kit: ModuleType, tmp_path: Path) -> None:
+def test_objects_are_never_unpacked(release_kit: ModuleType, tmp_path: Path) -> None:
     """An archive with Python objects inside is refused, and nothing in it runs."""
 
     class Bomb:

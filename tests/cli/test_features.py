@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,27 +22,22 @@ from sentinel.testing.redis_server import RedisServer
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def release_kit() -> ModuleType:
-    path = Path(__file__).parent.parent / "release" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("release_kit_for_features", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def world() -> Iterator[tuple[Path, RedisServer, list[dict[str, object]]]]:
+def world(release_kit: ModuleType) -> Iterator[tuple[Path, RedisServer, list[dict[str, object]]]]:
     """Make a release, and a store that has seen its events."""
-    kit = release_kit()
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
     release = folder / "release"
-    kit.build_release(kit.good_candidate(), release, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
-    lines = kit.raw_events()
+    release_kit.build_release(
+        release_kit.good_candidate(),
+        release,
+        created_at_ms=release_kit.NOW_MS,
+        builder=release_kit.BUILDER,
+    )
+    lines = release_kit.raw_events()
     with RedisServer(folder / "s") as server:
-        plan = load_release(release, None, now_ms=kit.NOW_MS, allow_unapproved=True).parts.plan
+        plan = load_release(
+            release, None, now_ms=release_kit.NOW_MS, allow_unapproved=True
+        ).parts.plan
         decoded = Decoder(plan.features.events).decode(
             RawBatch.from_events(lines, source="payments", first_position=0)
         )
@@ -90,13 +83,13 @@ def test_unknown_entity_and_store_are_named(
 
 
 def test_store_of_a_partition_is_found_among_all(
-    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
+    run: Run,
+    release_kit: ModuleType,
+    world: tuple[Path, RedisServer, list[dict[str, object]]],
 ) -> None:
     """Cards in two of four partitions; the others have had no event."""
     release, server, events = world
-    plan = load_release(
-        release, None, now_ms=release_kit().NOW_MS, allow_unapproved=True
-    ).parts.plan
+    plan = load_release(release, None, now_ms=release_kit.NOW_MS, allow_unapproved=True).parts.plan
     cards = sorted({str(event["card_id"]) for event in events})[:2]
     for partition, card in zip((1, 3), cards, strict=True):
         own = [json.dumps(event).encode() for event in events if event["card_id"] == card]

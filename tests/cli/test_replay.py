@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,23 +19,17 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def kit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def kit(release_kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Make a release, and a file of events for it."""
-    import importlib.util
-
-    path = Path(__file__).parent.parent / "release" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("release_kit_for_commands", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("replay")
     release, events = folder / "release", folder / "events.ndjson"
-    module.build_release(
-        module.good_candidate(), release, created_at_ms=module.NOW_MS, builder=module.BUILDER
+    release_kit.build_release(
+        release_kit.good_candidate(),
+        release,
+        created_at_ms=release_kit.NOW_MS,
+        builder=release_kit.BUILDER,
     )
-    events.write_bytes(b"".join(line + b"\n" for line in module.raw_events()))
+    events.write_bytes(b"".join(line + b"\n" for line in release_kit.raw_events()))
     return release, events
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,23 +22,19 @@ N_TURNS = 90
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def world(
+    release_kit: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path]:
     """Make a release, many events for it, and their feedback."""
-    import importlib.util
-
-    path = Path(__file__).parent.parent / "release" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("release_kit_for_state", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("state")
     release, events, feedback = folder / "release", folder / "e.ndjson", folder / "f.ndjson"
-    module.build_release(
-        module.good_candidate(), release, created_at_ms=module.NOW_MS, builder=module.BUILDER
+    release_kit.build_release(
+        release_kit.good_candidate(),
+        release,
+        created_at_ms=release_kit.NOW_MS,
+        builder=release_kit.BUILDER,
     )
-    lines = [json.loads(line) for line in module.raw_events()]
+    lines = [json.loads(line) for line in release_kit.raw_events()]
     span_ms = lines[-1]["paid_at"] - lines[0]["paid_at"] + 1000
     with events.open("w") as out, feedback.open("w") as known:
         for turn in range(N_TURNS):
@@ -61,6 +58,18 @@ def arguments_of(world: tuple[Path, Path, Path]) -> tuple[str, ...]:
         *("replay", release, "--unapproved", "--events", events, "--feedback", feedback),
         *("--batch-events", "256", "--json"),
     )
+
+
+def replayed_few(run: Run, world: tuple[Path, Path, Path], folder: Path) -> tuple[str, ...]:
+    """Replay 500 events into a kept state; give the arguments that did it."""
+    few = folder / "few.ndjson"
+    few.write_bytes(b"".join(world[1].read_bytes().splitlines(keepends=True)[:500]))
+    base = (
+        *("replay", str(world[0]), "--unapproved"),
+        *("--events", str(few), "--store", "embedded:state"),
+    )
+    assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
+    return base
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
@@ -136,19 +145,7 @@ def test_the_next_day_goes_on_with_the_state_of_the_day_before(
 def test_a_state_that_holds_the_file_already_is_not_begun_anew(
     run: Run, world: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    release, events, _ = world
-    few = tmp_path / "few.ndjson"
-    few.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:500]))
-    base = (
-        "replay",
-        str(release),
-        "--unapproved",
-        "--events",
-        str(few),
-        "--store",
-        "embedded:state",
-    )
-    assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
+    base = replayed_few(run, world, tmp_path)
     again = run(*base)
     assert again.returncode != ExitCode.OK
     assert "state-not-fresh: few.ndjson: expected" in again.stderr
@@ -160,24 +157,12 @@ def test_a_state_that_holds_the_file_already_is_not_begun_anew(
 def test_state_can_be_looked_at_checked_and_compacted(
     run: Run, world: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    release, events, _ = world
-    few = tmp_path / "few.ndjson"
-    few.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:500]))
-    base = (
-        "replay",
-        str(release),
-        "--unapproved",
-        "--events",
-        str(few),
-        "--store",
-        "embedded:state",
-    )
-    assert run(*base).returncode in {ExitCode.OK, ExitCode.DEGRADED}
+    replayed_few(run, world, tmp_path)
     seen = json.loads(run("store", "inspect", "state", "--json").stdout)
     assert seen["snapshots"][0]["n_events"] == 500
     assert seen["snapshots"][0]["positions"] == {"few.ndjson/0": 500}
     assert run("store", "verify", "state").returncode == ExitCode.OK
-    compacted = run("store", "compact", "state", "--release", str(release), "--unapproved")
+    compacted = run("store", "compact", "state", "--release", str(world[0]), "--unapproved")
     assert compacted.returncode == ExitCode.OK, compacted.stderr
     (snapshot,) = sorted((tmp_path / "state").glob("snapshot-*"))[-1:]
     content = bytearray(snapshot.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import socket
@@ -21,29 +20,18 @@ import pytest
 from sentinel.cli.exits import ExitCode
 from sentinel.testing.mock_kafka import MockKafka
 
-TESTS = Path(__file__).parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def kit() -> ModuleType:
-    return load("release_kit_for_stream", TESTS / "release" / "conftest.py")
-
-
-@pytest.fixture(scope="module")
-def release(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(release_kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stream") / "release"
-    kit.build_release(kit.good_candidate(), folder, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
+    release_kit.build_release(
+        release_kit.good_candidate(),
+        folder,
+        created_at_ms=release_kit.NOW_MS,
+        builder=release_kit.BUILDER,
+    )
     return folder
 
 
@@ -67,12 +55,15 @@ def flags(release: Path, bootstrap: str, **other: str) -> tuple[str, ...]:
 
 
 def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
-    kit: ModuleType, release: Path, mock: MockKafka, tmp_path: Path
+    release_kit: ModuleType,
+    stream_rig: ModuleType,
+    release: Path,
+    mock: MockKafka,
+    tmp_path: Path,
 ) -> None:
     """Everything read is accounted for, a snapshot stands, and no secret is said."""
-    rig = load("stream_rig_for_stream", TESTS / "streaming" / "stream_rig.py")
-    cluster = rig.Cluster(mock.bootstrap, mock)
-    lines = kit.raw_events()[:500]
+    cluster = stream_rig.Cluster(mock.bootstrap, mock)
+    lines = release_kit.raw_events()[:500]
     messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
     cluster.produce("e", [*messages, {"value": b"{}"}])
     (tmp_path / "secret").write_text("hunter2hunter2")
@@ -123,14 +114,13 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
 
 
 def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
-    kit: ModuleType, release: Path, tmp_path: Path
+    release_kit: ModuleType, stream_rig: ModuleType, release: Path, tmp_path: Path
 ) -> None:
     """`--source file-log:` and `--log`: ended by SIGTERM, everything is in both."""
-    rig = load("stream_rig_for_stream", TESTS / "streaming" / "stream_rig.py")
-    cluster = rig.FileCluster(tmp_path / "topics")
+    cluster = stream_rig.FileCluster(tmp_path / "topics")
     events, decisions = cluster.topic("e", 2), cluster.topic("d", 2)
     refused = cluster.topic("q", 1)
-    lines = kit.raw_events()[:300]
+    lines = release_kit.raw_events()[:300]
     messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
     cluster.produce(events, [*messages, {"value": b"{}"}])
     command = (

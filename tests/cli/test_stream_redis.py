@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import signal
@@ -24,19 +23,8 @@ from sentinel.release import load_release
 from sentinel.testing.mock_kafka import MockKafka
 from sentinel.testing.redis_server import RedisServer
 
-TESTS = Path(__file__).parent.parent
 N_EVENTS = 400
 WAIT_S_MAX = 90.0
-
-
-def load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -57,18 +45,25 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 
 @pytest.mark.reliability("D1", "D2", t1=1, t2=10, t3=50)
 def test_stream_goes_on_on_stale_defaults_and_its_state_misses_nothing(
-    redis: RedisServer, tmp_path: Path, trials: Iterator[int]
+    redis: RedisServer,
+    release_kit: ModuleType,
+    stream_rig: ModuleType,
+    tmp_path: Path,
+    trials: Iterator[int],
 ) -> None:
     """Redis is killed, then frozen, then the worker is killed: each event is applied once."""
-    kit = load("release_kit_for_stream_redis", TESTS / "release" / "conftest.py")
-    rig = load("rig_for_stream_redis", TESTS / "streaming" / "stream_rig.py")
     release = tmp_path / "release"
-    kit.build_release(kit.good_candidate(), release, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
-    lines = kit.raw_events()[:N_EVENTS]
-    plan = load_release(release, None, now_ms=kit.NOW_MS, allow_unapproved=True).parts.plan
+    release_kit.build_release(
+        release_kit.good_candidate(),
+        release,
+        created_at_ms=release_kit.NOW_MS,
+        builder=release_kit.BUILDER,
+    )
+    lines = release_kit.raw_events()[:N_EVENTS]
+    plan = load_release(release, None, now_ms=release_kit.NOW_MS, allow_unapproved=True).parts.plan
     for trial in trials:
         with MockKafka({"e": 1, "d": 1, "q": 1}) as mock:
-            cluster = rig.Cluster(mock.bootstrap, mock)
+            cluster = stream_rig.Cluster(mock.bootstrap, mock)
             (tmp_path / "store").write_text(f"{redis.url}?name=stream-{trial}\n")
             folder = tmp_path / f"work-{trial}"
             folder.mkdir()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,19 +16,6 @@ from sentinel.release import verify_release
 from sentinel.scoring import Sinks
 from sentinel.streaming.stream.state import StreamState
 
-RELEASE_KIT = Path(__file__).parent.parent / "release" / "conftest.py"
-
-
-def load_release_kit() -> ModuleType:
-    name = "release_kit"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, RELEASE_KIT)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -43,13 +28,17 @@ class Case:
 
 
 @pytest.fixture(scope="session")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    kit = load_release_kit()
+def case(release_kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("streaming")
     release = folder / "release"
-    kit.build_release(kit.good_candidate(), release, created_at_ms=kit.NOW_MS, builder=kit.BUILDER)
+    release_kit.build_release(
+        release_kit.good_candidate(),
+        release,
+        created_at_ms=release_kit.NOW_MS,
+        builder=release_kit.BUILDER,
+    )
     events, feedback = folder / "events.ndjson", folder / "feedback.ndjson"
-    lines = kit.raw_events()
+    lines = release_kit.raw_events()
     events.write_bytes(b"\n".join(lines) + b"\n")
     verdicts = [
         {
