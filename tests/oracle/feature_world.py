@@ -195,6 +195,22 @@ def verdicts(events: EventBatch, seed: int, *, delay_ms: int = HOUR_MS) -> Event
     return batch_of(Verdict.schema, values)
 
 
+def log_of(seed: int, n_events: int, *, batch: int) -> list[EventBatch]:
+    """Make batches of events with feedback between, each with its positions."""
+    events = payments(n_events, seed, late_ms=HOUR_MS, duplicate_share=0.1)
+    feedback = verdicts(events, seed)
+    n_parts = -(-n_events // batch)
+    steps = []
+    for k in range(n_parts):
+        for whole, schema in ((feedback, Verdict), (events, Payment)):
+            first, end = (whole.n_rows * part // n_parts for part in (k, k + 1))
+            part = batch_of(schema.schema, whole.values[:, first:end], whole.present[:, first:end])
+            part.raw.positions[:] = np.arange(first, end)
+            object.__setattr__(part.raw, "source", schema.__name__)
+            steps.append(part)
+    return steps
+
+
 def every_kind(*, tiles: int = 12) -> FeatureSet:
     """Declare a feature of every kind, over short windows, so that all rings turn."""
     of, w = Payment, "1h"

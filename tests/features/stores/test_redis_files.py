@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-import numpy as np
+import feature_world
 import pytest
-from feature_world import HOUR_MS, Payment, Verdict, batch_of, every_kind, payments, verdicts
+from feature_world import every_kind
 
 from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -41,19 +41,7 @@ def opened(url: str) -> RedisStore:
 
 
 def log_of(seed: int, n_events: int) -> list[EventBatch]:
-    """Batches of events with feedback between, each with its positions."""
-    events = payments(n_events, seed, late_ms=HOUR_MS, duplicate_share=0.1)
-    feedback = verdicts(events, seed)
-    n_parts = -(-n_events // BATCH)
-    steps = []
-    for k in range(n_parts):
-        for batch, schema in ((feedback, Verdict), (events, Payment)):
-            first, end = (batch.n_rows * part // n_parts for part in (k, k + 1))
-            part = batch_of(schema.schema, batch.values[:, first:end], batch.present[:, first:end])
-            part.raw.positions[:] = np.arange(first, end)
-            object.__setattr__(part.raw, "source", schema.__name__)
-            steps.append(part)
-    return steps
+    return feature_world.log_of(seed, n_events, batch=BATCH)
 
 
 def feed(engine: Engine, batch: EventBatch) -> None:
