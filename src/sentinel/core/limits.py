@@ -344,8 +344,13 @@ STREAM_COMMIT_S = 0.25
 STREAM_WAITING_MAX = 100_000
 # How long the broker may take for a question at start (topics, ends of a partition).
 STREAM_REQUEST_S_MAX = 15.0
-# How long feedback may lag behind the events that may know it before they go on without.
+# How long feedback may keep silent before the events that may know it go on without. One read
+# counts for so long at most: a process that was frozen, or got no turn, has not waited.
 STREAM_FEEDBACK_WAIT_S = 10.0
+STREAM_FEEDBACK_READ_S_MAX = 1.0
+# How long feedback that does come may hold events up, as after an outage: less than the 300 s
+# between two reads after which the group takes a worker for dead.
+STREAM_FEEDBACK_CATCH_UP_S = 240.0
 # Restarts at the same event after which it alone is quarantined as poison.
 POISON_RESTARTS_MAX = 3
 # Pause of a start after a death in mid-batch, doubled with each further one in a row.

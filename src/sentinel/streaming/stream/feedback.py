@@ -74,23 +74,35 @@ class StreamFeedback:
         Returns
         -------
         bool
-            False when feedback that should be there did not come in time.
+            False when feedback that should be there kept silent for too long, or took too long.
         """
-        deadline_s = clock.monotonic_s() + limits.STREAM_FEEDBACK_WAIT_S
+        waited_s = silent_s = 0.0
+        before_s = clock.monotonic_s()
         self._resume(now_ms)
         while True:
-            is_behind = any(latest <= now_ms for latest in self._latest_ms.values())
-            n_read = self._read(_POLL_S if is_behind else 0.0)
+            n_read = self._read(_POLL_S if self._is_behind(now_ms) else 0.0)
             self._pause(now_ms)
-            is_behind = any(latest <= now_ms for latest in self._latest_ms.values())
-            if not is_behind and not n_read:
-                return True
-            if clock.monotonic_s() > deadline_s:
-                return not is_behind
+            now_s = clock.monotonic_s()
+            took_s = min(now_s - before_s, limits.STREAM_FEEDBACK_READ_S_MAX)
+            before_s = now_s
+            waited_s += took_s
+            silent_s = 0.0 if n_read else silent_s + took_s
+            if not self._is_behind(now_ms):
+                if not n_read or waited_s > limits.STREAM_FEEDBACK_WAIT_S:
+                    return True
+            elif (
+                silent_s > limits.STREAM_FEEDBACK_WAIT_S
+                or waited_s > limits.STREAM_FEEDBACK_CATCH_UP_S
+            ):
+                return False
 
     def close(self) -> None:
         """Let go of the log."""
         self.log.close()
+
+    def _is_behind(self, now_ms: float) -> bool:
+        """Say whether any partition was neither read to its end nor up to that time."""
+        return any(latest <= now_ms for latest in self._latest_ms.values())
 
     def _read(self, wait_s: float) -> int:
         read = self.log.read(limits.STREAM_READ_EVENTS, wait_s)
