@@ -92,6 +92,7 @@ def main() -> None:
                 "poison": report.n_poison,
                 "gap": report.n_gap,
                 "holes": report.n_holes,
+                "feedback_waits": metrics.value("sentinel_stream_feedback_waits_total"),
                 "positions": report.positions,
             }
         )

@@ -135,7 +135,7 @@ def test_feedback_is_learned_as_a_replay_of_files_learns_it(
         assert child.wait(WAIT_S) == -9
         second = stream.start()
         stream.wait_for(case.n_events)
-        stream.end(second)
+        report = stream.end(second)
         found = scores_of(stream)
     finally:
         stream.close()
@@ -146,6 +146,7 @@ def test_feedback_is_learned_as_a_replay_of_files_learns_it(
         out = tmp_path / "out"
         FileWorker(scorer, FileJob(events=case.events, feedback=case.feedback, decisions=out)).run()
     expected = {d["event_id"]: d for d in map(json.loads, out.read_text().splitlines())}
+    assert report["feedback_waits"] == 0, "the topic of verdicts kept silent for ten seconds"
     assert found == expected
 
 
