@@ -70,6 +70,19 @@ CALLS = {
     "sentinel.v1.Scoring/Score": "score",
     "sentinel.v1.Scoring/ScoreStream": "score",
 }
+OPEN_CALLS = {
+    *(f"inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")),
+    *(f"inference.GRPCInferenceService/{name}" for name in ("ModelReady", "ModelMetadata")),
+    "inference.GRPCInferenceService/ServerMetadata",
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+}
+METHODS = {
+    f"{service}/{name}": streams_in
+    for service, table in SERVICES.items()
+    for name, (_, _, streams_in, _) in table.items()
+}
 BAD_TOKENS = {
     "none": None,
     "empty": "",
@@ -127,6 +140,8 @@ def test_every_route_has_a_row_here(guarded: Served) -> None:
     assert {path.decode() for path in routes.table} == set(DOORS)
     assert {path.decode() for path in operator.table} == OPERATIONS
     assert not any(path.startswith(b"/v1/operate") for path in routes.table)
+    assert set(CALLS) | OPEN_CALLS == set(METHODS)
+    assert not set(CALLS) & OPEN_CALLS
 
 
 @pytest.mark.reliability("K1", t1=1)
@@ -159,12 +174,6 @@ def test_two_tokens_in_two_headers_are_no_request(guarded: Served) -> None:
 
 @pytest.mark.reliability("K1", t1=1)
 def test_no_bad_token_opens_a_call(guarded: Served) -> None:
-    methods = {
-        f"{service}/{name}": streams_in
-        for service, table in SERVICES.items()
-        for name, (_, _, streams_in, _) in table.items()
-    }
-    assert set(CALLS) <= set(methods)
     content = message("sentinel.v1", "ScoreRequest")(events=[payment()]).SerializeToString()
     sent: list[tuple[tuple[str, str], ...]] = [()]
     sent += [(("authorization", text),) for text in BAD_TOKENS.values() if text]
@@ -172,8 +181,26 @@ def test_no_bad_token_opens_a_call(guarded: Served) -> None:
         for method in CALLS:
             for metadata in sent:
                 with pytest.raises(grpc.RpcError) as refused:
-                    _call(channel, method, content, metadata, is_stream=methods[method])
+                    _call(channel, method, content, metadata)
                 assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.reliability("K1", t1=1)
+@pytest.mark.parametrize("method", CALLS)
+def test_a_token_of_another_scope_opens_no_call(guarded: Served, method: str) -> None:
+    """And one of its own, or an operator's, does: it then looks at the message."""
+    content = message("sentinel.v1", "ScoreRequest")(events=[b"{}"]).SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{guarded.addresses.grpc_port}") as channel:
+        for name, secret in SECRETS.items():
+            metadata = (("authorization", f"Bearer {secret}"),)
+            code = grpc.StatusCode.OK
+            try:
+                _call(channel, method, content, metadata)
+            except grpc.RpcError as error:
+                code = error.code()
+            is_allowed = name in {CALLS[method], "operate"}
+            assert (code is grpc.StatusCode.PERMISSION_DENIED) is not is_allowed, (name, code)
+            assert code is not grpc.StatusCode.UNAUTHENTICATED
 
 
 def _call(
@@ -181,10 +208,8 @@ def _call(
     method: str,
     content: bytes,
     metadata: tuple[tuple[str, str], ...],
-    *,
-    is_stream: bool,
 ) -> None:
-    if is_stream:
+    if METHODS[method]:
         list(channel.stream_stream(f"/{method}")(iter([content]), timeout=10, metadata=metadata))
     else:
         channel.unary_unary(f"/{method}")(content, timeout=10, metadata=metadata)
