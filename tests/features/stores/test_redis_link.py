@@ -54,7 +54,7 @@ def test_cancelled_calls_never_give_one_key_the_answer_of_another(
             try:
                 try:
                     is_calling = True
-                    if rng.random() < 0.3:
+                    if rng.random() < 0.8:
                         signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 80e-6))
                     (reply,) = link.call([("GET", f"key-{k}")])
                 finally:
@@ -69,5 +69,5 @@ def test_cancelled_calls_never_give_one_key_the_answer_of_another(
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         link.close()
-    assert n_cancelled > 100
+    assert n_cancelled > 0.2 * (n_cancelled + n_answered)
     assert n_answered > 100
