@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
+import socket
 import ssl
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,26 +158,90 @@ def test_other_clients_are_refused_in_the_handshake(house: House, kind: str) -> 
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.reliability("K4", t1=1)
-@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
-def test_old_versions_are_refused(house: House, version: str) -> None:
+WEAK = "NULL:aNULL:3DES:@SECLEVEL=0"
+
+
+def _old(house: House, version: str) -> ssl.SSLContext:
+    """Make a client that speaks one old version, and whatever ciphers it has."""
     context = house.context(issue("client", house.ca))
+    _speak(context, version)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context
+
+
+def _speak(context: ssl.SSLContext, version: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = ssl.TLSVersion[version]
         context.maximum_version = ssl.TLSVersion[version]
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.raises(REFUSED, match=r"(?i)version|protocol|reset|closed|EOF"):
-        house.ask(context)
+
+
+def _weak(house: House) -> ssl.SSLContext:
+    """Make a client that has no cipher but weak ones."""
+    context = house.context(issue("client", house.ca))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(WEAK)
+    return context
+
+
+def _shake(context: ssl.SSLContext, port: int) -> tuple[str, str]:
+    """Make a handshake; return version and cipher."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as link,
+        context.wrap_socket(link, server_hostname="localhost") as secured,
+    ):
+        return str(secured.version()), str(secured.cipher())
+
+
+@contextmanager
+def _permissive(house: House, version: str) -> Iterator[int]:
+    """Listen once with all that the library has, old and weak; the control of those who refuse."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*issue("server", house.ca).write(house.folder, "permissive"))
+    _speak(context, version)
+    context.set_ciphers("ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+
+    def answer() -> None:
+        link, _ = listener.accept()
+        with link, context.wrap_socket(link, server_side=True) as secured:
+            secured.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        thread.join(10)
+
+
+def _doors(house: House) -> tuple[int, int]:
+    return house.running.addresses.http_port, house.running.addresses.grpc_port
 
 
 @pytest.mark.reliability("K4", t1=1)
-def test_weak_ciphers_are_refused(house: House) -> None:
-    context = house.context(issue("client", house.ca))
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("NULL:aNULL:3DES:@SECLEVEL=0")
-    with pytest.raises(REFUSED):
-        house.ask(context)
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_old_versions_are_refused_at_both_doors(house: House, version: str) -> None:
+    for port in _doors(house):
+        with pytest.raises(REFUSED, match=r"(?i)version|protocol|reset|closed|EOF"):
+            _shake(_old(house, version), port)
+
+
+@pytest.mark.parametrize(("version", "name"), [("TLSv1", "TLSv1"), ("TLSv1_1", "TLSv1.1")])
+def test_the_client_of_old_versions_speaks_them(house: House, version: str, name: str) -> None:
+    with _permissive(house, version) as port:
+        assert _shake(_old(house, version), port)[0] == name
+
+
+@pytest.mark.reliability("K4", t1=1)
+def test_weak_ciphers_are_refused_at_both_doors(house: House) -> None:
+    for port in _doors(house):
+        with pytest.raises(REFUSED):
+            _shake(_weak(house), port)
+
+
+def test_the_client_of_weak_ciphers_has_some(house: House) -> None:
+    with _permissive(house, "TLSv1_2") as port:
+        cipher = _shake(_weak(house), port)[1]
+        assert any(word in cipher for word in ("NULL", "ADH", "AECDH", "3DES")), cipher
 
 
 @pytest.mark.reliability("K4", t1=1)
@@ -337,8 +403,6 @@ def _on_loop(running: Served, act: object) -> None:
 
 def _shown(running: Served, context: ssl.SSLContext) -> str:
     """Return who the server says it is in a new handshake."""
-    import socket
-
     address = ("127.0.0.1", running.addresses.http_port)
     with (
         socket.create_connection(address, timeout=10) as link,
