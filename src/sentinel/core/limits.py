@@ -408,6 +408,17 @@ TENSOR_FORM_BYTES_MAX = 1_024
 # What this many waiting rows take is estimated once for so long: few of them need no estimate each.
 SURE_ROWS_MAX = 64
 SURE_S = 0.001
+# Calls of gRPC wait for each other so long, while the process uses so much of a core, where that
+# was worth it; it is tried again after so many calls, later each time that nobody came. After so
+# many full rounds in a row more are waited for.
+GATHER_S = 0.002
+GATHER_BUSY_SHARE = 0.9
+GATHER_SHARE_S = 0.05
+GATHER_LEFT_S_MIN = 0.02
+GATHER_TRY_EVERY = 61
+GATHER_TRY_EVERY_MAX = 4_096
+GATHER_FULL_MIN = 16
+GATHER_CALLS_MAX = 64
 # A batch that is known to be quicker than this is scored by the door itself: as long as reading
 # a few dozen requests takes.
 INLINE_S_MAX = 0.004

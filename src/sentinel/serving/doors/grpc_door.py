@@ -23,6 +23,7 @@ from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAnswers, Work
 from sentinel.serving.doors import load_report, tensors
 from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.gathering import Gathering, ProcessorShare
 from sentinel.serving.doors.grpc_messages import (
     FILES,
     HEALTH_SERVICE,
@@ -81,6 +82,7 @@ class GrpcDoor:
         self._access = access
         self._timeout_s = timeout_ms / 1000
         self._gate = gate
+        self._gathering = Gathering(ProcessorShare(limits.GATHER_SHARE_S))
         self._server: grpc.aio.Server | None = None
         self._trailer = load_report.Trailer(plane.load)
 
@@ -163,6 +165,7 @@ class GrpcDoor:
         plane.require_model(request.model_name, request.model_version)
         values = read_values(request, n_features=plane.n_features)
         names = wanted_outputs([wish.name for wish in request.outputs] or None)
+        await self._gathering.join(limit.timeout_s)
         result = await self._wait(lambda reply: plane.infer(values, limit, reply))
         if not isinstance(result, TensorAnswers):
             raise TypeError("events where tensors were asked for")
@@ -220,6 +223,7 @@ class GrpcDoor:
 
     async def _score_events(self, request: _Proto, limit: Limit) -> _Proto:
         events = list(request.events)
+        await self._gathering.join(limit.timeout_s)
         result = await self._wait(lambda reply: self._plane.score(events, limit, reply))
         if not isinstance(result, EventAnswers):
             raise TypeError("tensors where events were asked for")

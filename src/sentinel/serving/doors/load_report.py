@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from sentinel.core import limits
 from sentinel.serving.batching.batcher import BatcherState
+from sentinel.serving.doors.gathering import ProcessorShare
 
 REQUEST_HEADER = b"endpoint-load-metrics-format"
 RESPONSE_HEADER = b"endpoint-load-metrics"
@@ -25,30 +26,13 @@ _INTERVAL_S = 1.0
 _TRAILER_S = 0.01
 
 
-class _Processor:
-    """Share of one core that this process used lately; measured at most once a second."""
-
-    def __init__(self) -> None:
-        self._at_s = time.monotonic()
-        self._used_s = time.process_time()
-        self._share = 0.0
-
-    def share(self) -> float:
-        now_s = time.monotonic()
-        if now_s - self._at_s >= _INTERVAL_S:
-            used_s = time.process_time()
-            self._share = (used_s - self._used_s) / (now_s - self._at_s)
-            self._at_s, self._used_s = now_s, used_s
-        return self._share
-
-
-_PROCESSOR = _Processor()
+_processor_share = ProcessorShare(_INTERVAL_S)
 
 
 def metrics(state: BatcherState) -> dict[str, float]:
     """Return the utilisations, by their name in ORCA."""
     return {
-        "cpu_utilization": round(_PROCESSOR.share(), 4),
+        "cpu_utilization": round(_processor_share(), 4),
         "application_utilization": round(state.n_rows / limits.QUEUE_ROWS_MAX, 6),
         "named_metrics.queue_rows": float(state.n_rows),
         "named_metrics.queue_requests": float(state.n_works),
