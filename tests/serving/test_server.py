@@ -215,13 +215,13 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as link:
             ask_until_the_end(number, link)
 
+    headers = {"content-type": "application/x-ndjson", "sentinel-timeout-ms": "20000"}
+
     def ask_until_the_end(number: int, link: http.client.HTTPConnection) -> None:
         for n in range(10_000):
             body = b"\n".join(payment(f"{number}-{n}-{row}") for row in range(1_000))
             try:
-                link.request(
-                    "POST", "/v1/score", body, headers={"content-type": "application/x-ndjson"}
-                )
+                link.request("POST", "/v1/score", body, headers=headers)
             except OSError:
                 return  # the door is closed: nothing was sent whole
             try:
