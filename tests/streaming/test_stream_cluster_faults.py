@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -54,13 +55,20 @@ def mock() -> Iterator[MockKafka]:
         yield started
 
 
-def check_decided(stream: Stream, n_events: int) -> None:
-    """Every event has its one decision; what came again came with the same bytes."""
+def check_decided(stream: Stream, lines: list[bytes]) -> None:
+    """Every event has its one decision, in the order of its card; repeats are the same bytes."""
     decisions: dict[str, set[bytes]] = {}
     for message in stream.cluster.read(stream.decisions):
         decisions.setdefault(message.key().decode(), set()).add(message.value())
-    assert set(decisions) == {f"p{i}" for i in range(n_events)}
+    events = [json.loads(line) for line in lines]
+    assert set(decisions) == {event["payment_id"] for event in events}
     assert [name for name, found in decisions.items() if len(found) != 1] == []
+    place = {name: number for number, name in enumerate(decisions)}  # where each came first
+    last: dict[str, int] = {}
+    for event in events:
+        card, at = event["card_id"], place[event["payment_id"]]
+        assert at > last.get(card, -1), (card, event["payment_id"])
+        last[card] = at
 
 
 @pytest.mark.reliability("C6", t1=30, t2=300, t3=2_000)
@@ -87,7 +95,7 @@ def test_brokers_that_fail_for_a_while_lose_and_double_nothing(
         assert n_sent <= len(lines)
         assert report["decided"] == n_sent
         assert report["deduplicated"] == report["quarantined"] == 0
-        check_decided(stream, n_sent)
+        check_decided(stream, lines[:n_sent])
     finally:
         for api, _ in PASSING:
             mock.fail(api, 0, 1)
@@ -133,7 +141,7 @@ def test_a_cluster_that_is_gone_is_waited_for(
         stream.send(lines[100:200])
         stream.wait_for(200)
         stream.end(child)
-        check_decided(stream, 200)
+        check_decided(stream, lines[:200])
         stream.close()
 
 
@@ -153,7 +161,7 @@ def test_workers_come_and_go_and_die_at_random_and_every_event_counts_once(
         }
         try:
             n_sent = play(rng, stream, order, lines)
-            check_decided(stream, n_sent)
+            check_decided(stream, lines[:n_sent])
         finally:
             stream.close()
 
