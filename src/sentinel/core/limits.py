@@ -428,6 +428,9 @@ REQUEST_TIMEOUT_MS_MAX = 60_000
 # So many rows wait before a request is refused without being read, and so many a batch has whose
 # cost of a row, all in all, is taken for true.
 GATE_ROWS_MIN = 32
+# Share of a caller's time that he may be thought to wait: an estimate is wrong at times, and the
+# way of the answer takes some of it.
+ADMITTED_SHARE = 0.75
 # A loop that has read nothing for so long was not busy: what comes now came now.
 LOOP_IDLE_S_MIN = 0.001
 # Refusals a second that a door reads without pause: a tenth of a core. Beyond, it stops reading

@@ -83,7 +83,7 @@ class Gate:
         wait_s = queue.n_rows_before(tenant) * self._row_s + self.lag_s
         if busy_s > 0.0:
             wait_s += busy_s
-        if wait_s <= timeout_s:
+        if wait_s <= limits.ADMITTED_SHARE * timeout_s:
             return 0.0
         self.n_refused += 1
         return wait_s

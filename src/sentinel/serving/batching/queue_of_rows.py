@@ -89,7 +89,7 @@ class RowQueue:
         if not is_alone and not self._is_sure_of(work, now_s, busy_s):
             self._check_room(work, now_s, busy_s)
             wait_s = self.wait_s(work, now_s=now_s) + busy_s
-            if now_s + wait_s > work.deadline_s:
+            if wait_s > limits.ADMITTED_SHARE * (work.deadline_s - now_s):
                 expected = f"an answer within {work.deadline_s - now_s:.3f} s"
                 raise OverloadedError(
                     expected=expected, got=f"a wait of {wait_s:.3f} s", retry_s=wait_s
@@ -169,7 +169,8 @@ class RowQueue:
             sizes = (1 << k for k in range(limits.SURE_ROWS_MAX.bit_length()))
             self._sure_wait_s = max(self._curve.wait_s(n, now_s=now_s) for n in sizes)
             self._sure_until_s = now_s + limits.SURE_S
-        is_in_time = now_s + self._sure_wait_s + busy_s <= work.deadline_s
+        left_s = limits.ADMITTED_SHARE * (work.deadline_s - now_s)
+        is_in_time = self._sure_wait_s + busy_s <= left_s
         return is_in_time and n_rows * (len(self._tenants) + 2) <= self._rows_max
 
     def _check_room(self, work: Work, now_s: float, busy_s: float) -> None:
