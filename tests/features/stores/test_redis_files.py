@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -17,6 +18,7 @@ from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.redis.store import RedisSettings, RedisStore
+from sentinel.testing.power_cut_disk import PowerCutDisk, why_not
 from sentinel.testing.redis_server import RedisServer
 
 PLAN = compile_plan(every_kind())
@@ -103,6 +105,61 @@ def test_log_of_redis_that_lost_its_end_moves_state_and_position_back_together(
         server.kill()
     tail.write_bytes(whole)
     server.start()
+
+
+with tempfile.TemporaryDirectory() as _folder:
+    WHY_NO_FUSE = why_not(Path(_folder))
+
+
+@pytest.mark.skipif(bool(WHY_NO_FUSE), reason=WHY_NO_FUSE or "FUSE can be mounted")
+@pytest.mark.reliability("D4", t1=3, t2=20, t3=100)
+def test_power_cut_under_redis_loses_an_end_that_is_read_again(
+    tmp_path: Path, trials: Iterator[int]
+) -> None:
+    """On a file system that forgets what was not synced: a second of ``everysec``, or its part."""
+    n_lost = 0
+    with PowerCutDisk(tmp_path / "disk") as disk:
+        for seed in trials:
+            with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+                n_lost += power_cut(disk, Path(folder), seed)
+    assert n_lost > 0, "a cut that loses nothing shows nothing"
+
+
+def power_cut(disk: PowerCutDisk, folder: Path, seed: int) -> int:
+    """Cut the power under a Redis that is written to; return how many events it had forgotten."""
+    rng, log = Random(seed), log_of(seed, 300)
+    data = disk.folder / f"{seed}"
+    data.mkdir()
+    server = RedisServer(folder, {"dir": str(data), "appendfsync": "everysec"})
+    server.start()
+    for kept in (disk.folder, data, data / "appendonlydir"):  # they were made long ago
+        handle = os.open(kept, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    store, n_fed = opened(server.url), rng.randrange(10, len(log) - 4)
+    n_synced, synced = rng.randrange(2, n_fed), 0
+    for number, batch in enumerate(log[:n_fed]):
+        feed(store, batch)
+        if number == n_synced:
+            time.sleep(2.1)  # until Redis has synced
+            synced = store.position("Payment")
+    held = store.position("Payment")
+    disk.cut_after(0)
+    server.kill()
+    disk.restore(keep=rng.choice([0.0, 0.3, 0.7]), seed=seed)
+    server.start()
+    resumed = opened(server.url)
+    n_lost = held - resumed.position("Payment")
+    assert 0 <= n_lost <= held - synced
+    for batch in log:
+        end = int(batch.raw.positions[-1]) if batch.n_rows else -1
+        if end >= resumed.position(batch.raw.source):
+            feed(resumed, batch)
+    assert resumed.state_digest() == undisturbed(log)
+    while OPEN:
+        OPEN.pop().close()
+    server.kill()
+    return n_lost
 
 
 @pytest.mark.reliability("D6", t1=10, t2=200, t3=2000)
