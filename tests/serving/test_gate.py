@@ -49,8 +49,9 @@ def test_a_short_queue_refuses_nobody() -> None:
 
 def test_who_has_less_time_than_the_queue_takes_is_refused_and_counted() -> None:
     gate, _ = _gate(999)
-    assert gate.refuses("a", 0.9) == pytest.approx(1.0)
-    assert gate.refuses("a", 1.1) == 0.0
+    time_s = 1.0 / limits.ADMITTED_SHARE
+    assert gate.refuses("a", 0.9 * time_s) == pytest.approx(1.0)
+    assert gate.refuses("a", 1.1 * time_s) == 0.0
     assert gate.n_refused == 1
 
 

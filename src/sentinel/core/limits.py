@@ -506,6 +506,8 @@ OPERATOR_TEXT_CHARACTERS_MAX = 200
 # How long a thread of the server may keep the interpreter when another waits. The door gives it up
 # a dozen times a batch; with Python's own 5 ms a scrape of metrics cost it 5 ms as often.
 INTERPRETER_SWITCH_S = 0.0005
+# Objects that are new, and still there, before the collector looks for circles among them.
+COLLECTOR_OBJECTS_MIN = 50_000
 # A profile of a running server: how long it may take, and requests that it remembers (25 MB).
 PROFILE_S_MAX = 60.0
 PROFILE_REQUESTS_MAX = 100_000
