@@ -120,3 +120,33 @@ def test_magnitudes_are_close_to_the_logarithm() -> None:
     assert abs(mean[0] - 127 - np.log2(values).mean()) < 0.1
     assert abs(spread[0] - np.log2(values).std()) < 0.1
     assert abs(magnitudes(large)[0][0] - mean[0] - np.log2(100)) < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=arrays(np.float32, st.tuples(st.integers(0, 600), st.just(2)), elements=any_float32),
+    seed=st.integers(0, 99),
+)
+def test_a_sketch_is_what_counting_one_by_one_gives(values: np.ndarray, seed: int) -> None:
+    """All slots, magnitudes and extremes, of any floats and any status, over several blocks."""
+    rng = np.random.default_rng(seed)
+    status = rng.choice([0, 0, 0, 1, 2], size=values.shape).astype(np.uint8)
+    edges = np.sort(rng.normal(size=(3, N_EDGES)), axis=1).astype(np.float32)
+    sketch = Sketch.empty(2)
+    sketch.update(edges, values, status, np.zeros(len(values)), np.ones(len(values), np.bool_))
+    for feature in range(2):
+        column, code = values[:, feature], status[:, feature]
+        good = column[(code == 0) & np.isfinite(column)]
+        counts = np.bincount(np.searchsorted(edges[feature], good, side="right"), minlength=16)
+        assert sketch.counts[feature].tolist() == [
+            *counts, (code == 1).sum(), (code == 2).sum(), (code == 0).sum() - len(good)
+        ]  # fmt: skip
+        steps = [int(v.view(np.uint32) & 0x7FFFFFFF) >> 15 for v in good]
+        n_other = int((good != 0).sum())
+        assert sketch.magnitude[feature].tolist() == [
+            n_other,
+            sum(steps),
+            sum(s * s for s in steps),
+        ]
+        if len(good):
+            assert sketch.extremes[feature].tolist() == [good.min(), good.max()]

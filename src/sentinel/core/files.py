@@ -51,7 +51,7 @@ def lock_folder(folder: Path, *, owner: str, hint: str) -> int:
     return handle
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never half.
 
     The content goes to a temporary file beside the target, is synced, renamed over it, and the

@@ -33,7 +33,7 @@ def canonical_json(value: object) -> bytes:
     return text.encode()
 
 
-def sha256_hex(content: bytes) -> str:
+def sha256_hex(content: bytes | memoryview) -> str:
     """Hash bytes; 64 lower-case hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 

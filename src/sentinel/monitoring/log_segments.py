@@ -102,8 +102,8 @@ def segment_paths(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def encode_segment(table: pa.Table, metadata: SegmentMetadata) -> bytes:
-    """Encode one segment as Parquet, in memory.
+def encode_segment(table: pa.Table, metadata: SegmentMetadata) -> memoryview:
+    """Encode one segment as Parquet, in memory; the bytes are those of Arrow, not a copy.
 
     ``lz4``: measured at 30 features, 81 bytes a record in 0.23 µs; ``zstd`` at level 1 took 55
     bytes and 0.37 µs, of a core that has decisions to make. Statistics are kept
@@ -121,8 +121,7 @@ def encode_segment(table: pa.Table, metadata: SegmentMetadata) -> bytes:
         use_dictionary=["outcome", "served_by", "reason", "source"],
         write_statistics=["event_time", "decided_at", "record"],
     )
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return memoryview(sink.getvalue())
 
 
 def read_metadata(path: Path) -> SegmentMetadata:
@@ -211,6 +210,6 @@ def find_head(folder: Path) -> tuple[LogHead, SegmentMetadata | None]:
     return found, metadata
 
 
-def sha256_of_segment(content: bytes) -> str:
+def sha256_of_segment(content: bytes | memoryview) -> str:
     """Hash an encoded segment, as :func:`find_head` hashes its file."""
     return sha256_hex(content)

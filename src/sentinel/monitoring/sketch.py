@@ -30,6 +30,7 @@ N_SLOTS = N_BINS + 3
 MAGNITUDE_STEPS = 256
 _MAGNITUDE_SHIFT = 15
 _ROWS_OF_BLOCK = 256
+_NAN, _INT32_MAX = 0x7FC00000, 0x7FFFFFFF
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -156,39 +157,85 @@ def _count(
     magnitude: Int64Array,
     extremes: Float32Array,
 ) -> None:
+    """Count a feature at a time, so many rows of it: loops without a branch, over one array.
+
+    How many values lie above each edge says how many lie between two; nothing is looked up.
+    """
     n_rows, n_features = features.shape
-    bits = features.view(np.uint32)
+    all_bits = features.view(np.uint32)
+    bits = np.empty(_ROWS_OF_BLOCK, dtype=np.uint32)
+    values = bits.view(np.float32)
+    codes = np.empty(_ROWS_OF_BLOCK, dtype=np.uint8)
     for first in range(0, n_rows, _ROWS_OF_BLOCK):
-        last = min(first + _ROWS_OF_BLOCK, n_rows)
+        n = min(_ROWS_OF_BLOCK, n_rows - first)
         for feature in range(n_features):
-            own_edges = edges[feature]
+            for i in range(n):
+                bits[i] = all_bits[first + i, feature]
+                codes[i] = status[first + i, feature]
             own_counts = counts[feature]
-            number = 0
-            total = np.int64(0)
-            squares = np.int64(0)
-            low = extremes[feature, 0]
-            high = extremes[feature, 1]
-            for row in range(first, last):
-                code = status[row, feature]
-                magnitude_bits = bits[row, feature] & np.uint32(0x7FFFFFFF)
-                if code != 0:
-                    own_counts[DEFAULTED_SLOT if code == 1 else STALE_SLOT] += 1
-                elif magnitude_bits >= np.uint32(0x7F800000):
-                    own_counts[NOT_FINITE_SLOT] += 1
-                else:
-                    value = features[row, feature]
-                    own_counts[_bin_of(value, own_edges)] += 1
-                    step = np.int64(magnitude_bits >> np.uint32(_MAGNITUDE_SHIFT))
-                    number += 1 if magnitude_bits != 0 else 0
-                    total += step
-                    squares += step * step
-                    low = min(low, value)
-                    high = max(high, value)
-            magnitude[feature, 0] += number
-            magnitude[feature, 1] += total
-            magnitude[feature, 2] += squares
-            extremes[feature, 0] = low
-            extremes[feature, 1] = high
+            n_good = _count_magnitudes(bits, codes, n, own_counts, magnitude[feature])
+            if n_good:
+                _widen(bits, n, extremes[feature])
+            n_above = n_good
+            for edge in range(N_EDGES):
+                least = edges[feature, edge]
+                n_over = np.int32(0)
+                for i in range(n):
+                    n_over = np.int32(n_over + np.int32(values[i] >= least))
+                own_counts[edge] += n_above - n_over
+                n_above = np.int64(n_over)
+            own_counts[N_EDGES] += n_above
+
+
+@native_inline
+def _count_magnitudes(
+    bits: npt.NDArray[np.uint32],
+    codes: npt.NDArray[np.uint8],
+    n: int,
+    counts: Int64Array,
+    magnitude: Int64Array,
+) -> np.int64:
+    """Count what is no number that came, which becomes NaN, and the magnitudes of the others."""
+    n_present = n_defaulted = n_good = n_other = np.int64(0)
+    total = squares = np.int64(0)
+    for i in range(n):
+        n_present += codes[i] == 0
+        n_defaulted += codes[i] == 1
+    for i in range(n):
+        own = bits[i] & np.uint32(0x7FFFFFFF)
+        is_good = (own < np.uint32(0x7F800000)) & (codes[i] == 0)
+        own = own if is_good else np.uint32(0)
+        step = np.uint64(own >> np.uint32(_MAGNITUDE_SHIFT))
+        n_good += is_good
+        n_other += own != 0
+        total += np.int64(step)
+        squares += np.int64(step * step)
+        bits[i] = bits[i] if is_good else np.uint32(_NAN)
+    counts[DEFAULTED_SLOT] += n_defaulted
+    counts[STALE_SLOT] += n - n_present - n_defaulted
+    counts[NOT_FINITE_SLOT] += n_present - n_good
+    magnitude[0] += n_other
+    magnitude[1] += total
+    magnitude[2] += squares
+    return n_good
+
+
+@native_inline
+def _widen(bits: npt.NDArray[np.uint32], n: int, extremes: Float32Array) -> None:
+    """Take the smallest and the largest of the values that are not NaN, as ordered integers."""
+    low, high = np.int32(_INT32_MAX), np.int32(-_INT32_MAX - 1)
+    for i in range(n):
+        own = np.int32(bits[i])
+        place = np.int32(own ^ np.int32(np.int32(own >> np.int32(31)) & np.int32(_INT32_MAX)))
+        is_value = bits[i] != np.uint32(_NAN)
+        low = min(low, place if is_value else np.int32(_INT32_MAX))
+        high = max(high, place if is_value else np.int32(-_INT32_MAX - 1))
+    found = np.empty(2, dtype=np.int32)
+    found[0] = low if low >= 0 else low ^ np.int32(_INT32_MAX)
+    found[1] = high if high >= 0 else high ^ np.int32(_INT32_MAX)
+    values = found.view(np.float32)
+    extremes[0] = min(extremes[0], values[0])
+    extremes[1] = max(extremes[1], values[1])
 
 
 @native
