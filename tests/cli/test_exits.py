@@ -28,6 +28,7 @@ def test_every_error_code_ends_in_a_failure(code: ErrorCode) -> None:
         (ErrorCode.RELEASE_NOT_APPROVED, ExitCode.RELEASE),
         (ErrorCode.RELEASE_GATE_FAILED, ExitCode.GATE),
         (ErrorCode.FILE_MISSING, ExitCode.FILE),
+        (ErrorCode.THREADS_MISSING, ExitCode.FILE),
         (ErrorCode.EXTRA_MISSING, ExitCode.EXTRA),
         (ErrorCode.CONSERVATION_BROKEN, ExitCode.INTERNAL),
         (ErrorCode.INTERRUPTED, ExitCode.INTERRUPTED),

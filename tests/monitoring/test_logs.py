@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -277,3 +279,25 @@ def test_logging_starts_once_and_writes_what_its_level_says(tmp_path: Path) -> N
     os.close(descriptor)
     entries = [_strict(line) for line in path.read_text().splitlines()]
     assert [(entry["service.name"], entry["message"]) for entry in entries] == [("b", "this")]
+
+
+_WITHOUT_THREADS = """
+import resource, sys
+from sentinel.monitoring.logs import LineHandler
+pages = int(open("/proc/self/statm").read().split()[0])
+room = pages * resource.getpagesize() + (1 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+try:
+    LineHandler(1)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_handler_that_finds_no_room_for_its_thread_is_none_at_the_end_either() -> None:
+    """Logging closes every handler at exit: one that never ran must not be among them."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_THREADS],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("can't start new thread\n", "")

@@ -48,6 +48,7 @@ _BY_CODE = {
 _BY_FAMILY = {
     "file": ExitCode.FILE,
     "path": ExitCode.FILE,
+    "threads": ExitCode.FILE,
     "configuration": ExitCode.CONFIGURATION,
     "extra": ExitCode.EXTRA,
     "release": ExitCode.RELEASE,

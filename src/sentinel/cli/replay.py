@@ -20,7 +20,9 @@ from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Advance, Output, duration_ms, number, pairs, table
 from sentinel.cli.session import Session, SessionPlan, open_session
 from sentinel.cli.status import status_of, status_panel
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.threads import require_threads, threads_of_blas
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,6 +109,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     what was written until then is good, and --resume continues there. At the end every event read
     is accounted for: decided, held, quarantined or deduplicated.
     """
+    require_threads(limits.THREADS_FILES + threads_of_blas(), at="sentinel replay")
     from sentinel.contract.quarantine import next_segment
 
     configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)

@@ -12,6 +12,7 @@ import typer
 from sentinel.cli import config, options
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import load_trust, now_ms
+from sentinel.core.threads import require_threads, threads_to_serve
 
 if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
@@ -104,6 +105,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     }
     loaded_configuration = config.load(flags)
     configuration = loaded_configuration.value
+    require_threads(threads_to_serve(n_fronts=configuration.serve_fronts), at="sentinel serve")
     chosen = config.store_of(loaded_configuration, durability)
     settings = settings_of(configuration, insecure_bind=insecure_bind, store=chosen, log=log)
     settings = dataclasses.replace(settings, is_rehearsal=rehearsal)

@@ -16,7 +16,9 @@ from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import load_trust, now_ms
 from sentinel.cli.replay import graceful
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError, without_password
+from sentinel.core.threads import require_threads, threads_of_blas
 
 if TYPE_CHECKING:
     from sentinel.core.configuration import Configuration
@@ -113,11 +115,13 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     lost or counted twice. SIGTERM and Ctrl-C end it after the batch that it is in: outputs are
     flushed, a snapshot is taken, the group is left.
     """
+    place = _source(bootstrap, source, tuple(assignments or ()))
+    n_kafka = limits.THREADS_KAFKA if place is None else 0
+    require_threads(limits.THREADS_FILES + n_kafka + threads_of_blas(), at="sentinel stream")
     from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.embedded import Durability
     from sentinel.streaming.stream.job import StreamJob
 
-    place = _source(bootstrap, source, tuple(assignments or ()))
     configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
     settings, chosen = configuration.value, config.store_of(configuration, durability)
     if not chosen.is_kept:

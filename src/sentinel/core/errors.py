@@ -27,6 +27,7 @@ class ErrorCode(enum.StrEnum):
     CONFIGURATION_UNKNOWN_KEY = "configuration-unknown-key"
     CONFIGURATION_INVALID = "configuration-invalid"
     EXTRA_MISSING = "extra-missing"
+    THREADS_MISSING = "threads-missing"
     # contract
     CONTRACT_INVALID = "contract-invalid"
     QUARANTINE_UNWRITABLE = "quarantine-unwritable"

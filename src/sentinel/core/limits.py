@@ -12,6 +12,24 @@ ERROR_VALUE_CHARACTERS_MAX = 80
 ERROR_PLACE_CHARACTERS_MAX = 300
 # A configuration file is written by hand; more than this is a mistake in the path.
 CONFIGURATION_FILE_BYTES_MAX = 1 << 20
+# Threads that a process must be able to start, beside its first. Of Sentinel's own a server may
+# have 13 at once: log lines, scoring, operations, canary, explanations and their process, decision
+# log, a release that is staged, a challenger, a probe of the champion, two of operators, one of the
+# model's runtime. A front has itself, its log lines and one to spare. A replay, or a stream of
+# files, has decision log, progress, metrics, a probe, one of the model's runtime, one to spare.
+# Kafka's clients have one each and one a broker: three clients, four brokers, one to spare.
+THREADS_SERVE = 13
+THREADS_FRONT = 3
+THREADS_FILES = 6
+THREADS_KAFKA = 16
+# Those of libraries: libuv's pool; of gRPC a timer, a guard, one that polls, and a pool of one a
+# core within bounds; NumPy's linear algebra one a core, up to what it is built for.
+THREADS_LIBUV = 4
+THREADS_GRPC = 3
+GRPC_POOL_MIN, GRPC_POOL_MAX = 4, 16
+BLAS_THREADS_MAX = 64
+# The stack of a thread that is started to see whether it may be.
+THREAD_TRIED_BYTES = 256 << 10
 
 # --- contract ---------------------------------------------------------------------------------
 # One event: a payment is 0.3 to 2 kB; 64 kB leaves room and bounds the cost of a hostile one.

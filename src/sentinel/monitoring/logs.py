@@ -116,7 +116,6 @@ class LineHandler(logging.Handler):
     """
 
     def __init__(self, descriptor: int, *, n_lines_max: int = limits.LOG_LINES_MAX) -> None:
-        super().__init__()
         self._descriptor = descriptor
         self._queue: queue.Queue[bytes | None] = queue.Queue(n_lines_max)
         self._count_lock = threading.Lock()
@@ -126,6 +125,8 @@ class LineHandler(logging.Handler):
         self.n_by_level: dict[str, int] = {}
         self._thread = threading.Thread(target=self._run, name="log-lines", daemon=True)
         self._thread.start()
+        # Last: from here on logging closes it at the end of the process, whatever it is.
+        super().__init__()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one line; drop and count it where there is no room."""
