@@ -170,7 +170,7 @@ def _parquet(out: Path, schema: object) -> Iterator[pq.ParquetWriter]:
     """Write a file beside its place, and put it there when it is whole."""
     import pyarrow.parquet as pq
 
-    from sentinel.core.files import sync_folder
+    from sentinel.core.files import sync_folder, unwritable
 
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
@@ -187,12 +187,7 @@ def _parquet(out: Path, schema: object) -> Iterator[pq.ParquetWriter]:
         unfinished.replace(out)
         sync_folder(out.parent)
     except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_UNWRITABLE,
-            at=str(out),
-            expected="a folder with room that this user may write",
-            got=error.strerror or error,
-        ) from error
+        raise unwritable(out, error) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

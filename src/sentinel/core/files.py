@@ -78,12 +78,7 @@ def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o6
         passing("replace", path, "after")
         sync_folder(path.parent)
     except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_UNWRITABLE,
-            at=str(path),
-            expected="a folder with room that this user may write",
-            got=error.strerror or error,
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -107,12 +102,18 @@ def map_page(path: Path) -> mmap.mmap:
         finally:
             os.close(handle)
     except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_UNWRITABLE,
-            at=str(path),
-            expected="a folder with room that this user may write",
-            got=error.strerror or error,
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError, *, hint: str = "") -> SentinelError:
+    """Say what a disk did not take: ``file-unwritable``, with the way out, where there is one."""
+    return SentinelError(
+        ErrorCode.FILE_UNWRITABLE,
+        at=str(path),
+        expected="a folder with room that this user may write",
+        got=error.strerror or error,
+        hint=hint,
+    )
 
 
 def sync_folder(folder: Path) -> None:

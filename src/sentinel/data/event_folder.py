@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded, sync_folder, write_atomically
+from sentinel.core.files import read_bounded, sync_folder, unwritable, write_atomically
 from sentinel.core.hashing import canonical_json
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class FolderWriter:
                 Path(file.name).replace(self._folder / name)
             sync_folder(self._folder)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self._folder, error) from error
         names = tuple(self._files)
         manifest = {
             "made_from": self._made_from,
@@ -222,7 +222,7 @@ class FolderWriter:
                 self._files[name] = self._open(name)
             self._files[name].write(lines.content.data)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self._folder, error) from error
         self._counts[name] += len(lines.ends)
         self._sizes[name] += lines.content.nbytes
 
@@ -250,12 +250,4 @@ class FolderWriter:
             n_feedback=counts.get(FEEDBACK, 0),
             n_frauds=counts.get(SCENARIOS, 0),
             was_there=was_there,
-        )
-
-    def _unwritable(self, error: OSError) -> SentinelError:
-        return SentinelError(
-            ErrorCode.FILE_UNWRITABLE,
-            at=str(self._folder),
-            expected="a folder with room that this user may write",
-            got=error.strerror or error,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import unwritable
 
 _MAGIC = 0x3152474C4E544E53
 _NAMES = ("decided", "written", "spilled", "dropped", "ingested", "lost", "spill_files")
@@ -43,12 +44,7 @@ class Ledger:
             finally:
                 os.close(handle)
         except OSError as error:
-            raise SentinelError(
-                ErrorCode.FILE_UNWRITABLE,
-                at=str(path),
-                expected="a folder with room that this user may write",
-                got=error.strerror or error,
-            ) from error
+            raise unwritable(path, error) from error
         self._counts = np.frombuffer(self._map, dtype=np.int64)
         if n_bytes == 0:
             self._counts[0] = _MAGIC

@@ -19,7 +19,7 @@ import msgspec
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded, sync_folder, write_atomically
+from sentinel.core.files import read_bounded, sync_folder, unwritable, write_atomically
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -272,10 +272,5 @@ class DecisionFile:
 
 
 def _unwritable(path: Path, error: OSError) -> SentinelError:
-    return SentinelError(
-        ErrorCode.FILE_UNWRITABLE,
-        at=str(path),
-        expected="a folder with room that this user may write",
-        got=error.strerror or error,
-        hint="What was written until the last checkpoint is good: make room, then --resume.",
-    )
+    hint = "What was written until the last checkpoint is good: make room, then --resume."
+    return unwritable(path, error, hint=hint)

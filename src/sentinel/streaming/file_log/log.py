@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import sync_folder
+from sentinel.core.files import sync_folder, unwritable
 from sentinel.streaming.file_log.frames import (
     HEAD_BYTES,
     FrameHead,
@@ -79,7 +79,7 @@ def create_topic(folder: Path, topic: str, n_partitions: int) -> None:
             (folder / topic / f"{partition:05d}").mkdir(exist_ok=True)
         sync_folder(folder / topic)
     except OSError as error:
-        raise _unwritable(folder / topic, error) from error
+        raise unwritable(folder / topic, error) from error
 
 
 def partitions_of(folder: Path, topic: str) -> int:
@@ -198,7 +198,7 @@ class FileLogWriter:
                 self._write(tail, frame)
             except OSError as error:
                 self._forget_tail(partition)
-                raise _unwritable(folder, error) from error
+                raise unwritable(folder, error) from error
             first = tail.position
             tail.n_bytes += len(frame)
             tail.position += len(values)
@@ -216,7 +216,7 @@ class FileLogWriter:
             try:
                 os.fdatasync(tail.handle)
             except OSError as error:
-                raise _unwritable(tail.segment, error) from error
+                raise unwritable(tail.segment, error) from error
 
     def forget(self, partition: int, before: int) -> int:
         """Remove the segments that hold nothing from a position on; return the first one kept.
@@ -233,7 +233,7 @@ class FileLogWriter:
                 try:
                     segments.pop(0)[1].unlink()
                 except OSError as error:
-                    raise _unwritable(folder, error) from error
+                    raise unwritable(folder, error) from error
             return segments[0][0] if segments else 0
 
     def close(self) -> None:
@@ -256,7 +256,7 @@ class FileLogWriter:
                 self._locks[partition] = os.open(folder / "lock", flags, 0o600)
             fcntl.flock(self._locks[partition], fcntl.LOCK_EX)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         try:
             yield
         finally:
@@ -319,12 +319,3 @@ class FileLogWriter:
 
 def _name(position: int) -> str:
     return f"{position:0{_DIGITS}d}{_SUFFIX}"
-
-
-def _unwritable(path: Path, error: OSError) -> SentinelError:
-    return SentinelError(
-        ErrorCode.FILE_UNWRITABLE,
-        at=str(path),
-        expected="a folder with room that this user may write",
-        got=error.strerror or error,
-    )

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sentinel.core import limits
 from sentinel.core.disk import Disk
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import unwritable
 from sentinel.streaming.crash_marker import Marker
 
 _NAME = "poison.json"
@@ -145,12 +146,7 @@ def write_whole(disk: Disk, path: Path, content: bytes, *, syncs: bool) -> None:
         if syncs:
             disk.sync_folder(path.parent)
     except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_UNWRITABLE,
-            at=str(path),
-            expected="a folder with room that this user may write",
-            got=error.strerror or error,
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def _read(disk: Disk, path: Path) -> list[_Entry]:
