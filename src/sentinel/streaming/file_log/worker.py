@@ -29,7 +29,7 @@ def open_file_log_worker(
     clock: Clock | None = None,
     on_step: Callable[[Step], None] = nothing,
 ) -> tuple[StreamWorker, Scorer]:
-    """Put a worker and its scorer together, as ``kafka_worker.open_worker`` does.
+    """Put a worker and its scorer together, as `sentinel.streaming.kafka.worker` does.
 
     Parameters
     ----------
@@ -61,6 +61,7 @@ def open_file_log_worker(
             decisions=job.decisions,
             quarantine=job.quarantine,
             syncs=job.durability is Durability.POWER,
+            clock=clock,
         )
         stack.callback(sink.close)
         ends = StreamEnds(events=events, sink=sink, feedback=feedback, log=log)
