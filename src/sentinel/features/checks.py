@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import NoReturn
 
 from sentinel.contract import ContractSchema, Field, FieldKind, FieldRole
@@ -268,6 +269,16 @@ def operands_of(feature: Feature) -> tuple[str, ...]:
     elif isinstance(feature, Difference):
         pair = (feature.minuend, feature.subtrahend)
     return tuple(item.name if isinstance(item, Feature) else item for item in pair)
+
+
+def entities_of(feature: Feature, by_name: Mapping[str, Feature]) -> set[str]:
+    """Name the entity types whose state a feature is made of."""
+    if isinstance(feature, EntityFeature):
+        return {feature.by.name}
+    found: set[str] = set()
+    for name in operands_of(feature):
+        found |= entities_of(by_name[name], by_name)
+    return found
 
 
 def order_of(features: tuple[Feature, ...]) -> tuple[int, ...]:

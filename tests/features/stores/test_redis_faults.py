@@ -24,7 +24,7 @@ from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import STALE, Engine, FeatureMatrix, compile_plan
-from sentinel.features.history.partition import entities_of
+from sentinel.features.checks import entities_of
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.features.stores.redis.replica import RedisReplica
 from sentinel.features.stores.redis.store import OnLoss, RedisSettings, RedisStore

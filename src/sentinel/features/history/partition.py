@@ -31,7 +31,7 @@ import numpy.typing as npt
 from sentinel.contract import ContractSchema, EventBatch, Field, RawBatch
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.checks import operands_of
+from sentinel.features.checks import entities_of, operands_of
 from sentinel.features.definitions import Calendar, EntityFeature, Feature
 from sentinel.features.engine import known_at
 from sentinel.features.feature_set import FeatureSet
@@ -115,16 +115,6 @@ def divide(features: FeatureSet) -> tuple[ReplayPart, ...]:
     if joint:
         parts.append(_part(features, None, joint))
     return tuple(parts)
-
-
-def entities_of(feature: Feature, by_name: dict[str, Feature]) -> set[str]:
-    """Name the entity types whose state a feature is made of."""
-    if isinstance(feature, EntityFeature):
-        return {feature.by.name}
-    found: set[str] = set()
-    for name in operands_of(feature):
-        found |= entities_of(by_name[name], by_name)
-    return found
 
 
 def _part(features: FeatureSet, entity: str | None, own: list[str]) -> ReplayPart:

@@ -8,8 +8,8 @@ import numpy as np
 
 from sentinel.contract import EventBatch
 from sentinel.core import limits
+from sentinel.features.checks import entities_of
 from sentinel.features.engine import Engine
-from sentinel.features.history.partition import entities_of
 from sentinel.features.matrix import STALE, FeatureMatrix
 from sentinel.features.plan import FeaturePlan
 
