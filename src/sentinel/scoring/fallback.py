@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features.matrix import FeatureMatrix
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -186,10 +185,6 @@ class LinearFallback:
             rounded = scores.astype(np.float32)
             rounded[rounded < np.finfo(np.float32).tiny] = 0.0
         return rounded.astype(np.float64)
-
-    def matches(self, matrix: FeatureMatrix) -> bool:
-        """Whether the matrix has exactly the columns that this model was fitted on."""
-        return matrix.names == self.features
 
 
 def _invalid(name: str, expected: str, got: object) -> SentinelError:

@@ -219,7 +219,6 @@ class SimulatedWorld:
         self._alive: list[_Process] = []
         self._ghosts: list[SimulatedLog] = []
         self._locks: dict[Path, _Process] = {}
-        self._starting: _Process | None = None
         self._n_wanted = 1 if seed is None else 2
         self._dies_in_next_write = False
         self._n_turns_full = 0

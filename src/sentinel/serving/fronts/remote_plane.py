@@ -118,11 +118,6 @@ class RemotePlane(Described):
         else:
             self._tell(message.id, message.content)
 
-    @property
-    def n_in_flight(self) -> int:
-        """Works that were asked and are not answered."""
-        return len(self._flights)
-
     # --- scoring -----------------------------------------------------------------------------
 
     def score(self, events: Sequence[bytes], limit: Limit, reply: Reply) -> Work:
