@@ -1,4 +1,4 @@
-"""``sentinel features``: read the features of entities from a store."""
+"""``sentinel features``: the group, and ``get``: features of entities, read from a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sentinel.features.plan import FeaturePlan
     from sentinel.features.stores.redis.reader import EntityFeatures
 
-group = typer.Typer(no_args_is_help=True, help="Read features from a store.")
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Read features from a store, replay a history, compare what was served.",
+)
 
 # A person waits; a scorer does not.
 _DEADLINE_MS = 2000.0

@@ -78,7 +78,7 @@ class RedisSettings:
     Attributes
     ----------
     url : str
-        ``redis://``, ``rediss://`` or ``unix://``.
+        As of :func:`sentinel.features.stores.redis.address.parse_address`, or of ``parse_cluster``.
     name : str
         Of the store; its keys begin with ``sentinel:{name}:``.
     on_loss : OnLoss
