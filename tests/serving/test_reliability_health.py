@@ -21,6 +21,7 @@ from serving_rig import GOLDEN, Served, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.choice import parse_store
+from sentinel.serving.batching.batcher import Vital
 from sentinel.serving.health import Health
 from sentinel.testing import can_mount, small_disk
 
@@ -240,7 +241,7 @@ def _heals(running: Served) -> None:
 def test_before_the_first_right_answer_it_is_live_and_neither_started_nor_ready() -> None:
     """However long a start takes: a probe of liveness does not end it."""
     health = Health()
-    state = _idle_state()
+    state = Vital(failure="", is_alive=True, busy_for_s=0.0)
     report = health.report(state, ())
     assert (report.is_live, report.is_started, report.is_ready) == (True, False, False)
     assert (report.state, report.causes) == ("starting", ("the canary has not been asked yet",))
@@ -248,15 +249,6 @@ def test_before_the_first_right_answer_it_is_live_and_neither_started_nor_ready(
     assert health.report(state, ()).state == "starting"
     health.door_checked("")
     assert health.report(state, ()).state == "ready"
-
-
-def _idle_state() -> object:
-    from sentinel.serving.batching.batcher import BatcherState
-
-    return BatcherState(
-        n_rows=0, n_works=0, busy_for_s=0.0, heartbeat_age_s=0.0, is_alive=True, failure="",
-        n_batches=0, n_rows_scored=0, n_late=0, n_refused={},
-    )  # fmt: skip
 
 
 @pytest.mark.reliability("F15")

@@ -6,7 +6,8 @@
 * *degraded*: ready, and something is not as it should be.
 
 The state is written by the door's own canary (:mod:`sentinel.serving.door_canary`) on its own
-clock. A probe reads what is there, so probing often costs nothing.
+clock. A probe reads what is there, so probing often costs next to nothing: every probe looks at all
+of it, without a lock, and while nothing is wrong the report is made once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from dataclasses import dataclass
 
 from sentinel.core import limits
-from sentinel.serving.batching.batcher import BatcherState
+from sentinel.serving.batching.batcher import Vital
 
 # How old the canary's last answer may be: two periods and the time one may take.
 _AGE_S_MAX = 2 * limits.DOOR_CANARY_S + limits.DOOR_CANARY_WAIT_S
@@ -84,6 +85,7 @@ class Health:
         self.is_draining = False
         self._beat_s = time.monotonic()
         self._check = DoorCheck("the canary has not been asked yet", time.monotonic())
+        self._well = _well(is_started=False, degraded=())
 
     def beat(self) -> None:
         """Let the door's loop show that it runs."""
@@ -95,30 +97,53 @@ class Health:
         if not cause:
             self.is_started = True
 
-    def report(self, batcher: BatcherState, degraded: tuple[str, ...]) -> HealthReport:
+    def report(self, vital: Vital, degraded: tuple[str, ...]) -> HealthReport:
         """Put the state together.
 
         Parameters
         ----------
-        batcher : BatcherState
+        vital : Vital
+            Of the batcher.
         degraded : tuple of str
             What the scorer and the log say is not as it should be.
         """
+        now_s = time.monotonic()
+        check, well = self._check, self._well
+        is_well = (
+            not vital.failure
+            and vital.is_alive
+            and vital.busy_for_s <= _HANGING_S
+            and not self.is_draining
+            and now_s - self._beat_s <= _BLOCKED_S
+            and not check.cause
+            and now_s - check.at_s <= _AGE_S_MAX
+        )
+        if not is_well:
+            return self._unwell(vital, degraded, check, now_s)
+        if well.causes != degraded or well.is_started != self.is_started:
+            well = self._well = _well(is_started=self.is_started, degraded=degraded)
+        return well
+
+    # --- private -----------------------------------------------------------------------------
+
+    def _unwell(
+        self, vital: Vital, degraded: tuple[str, ...], check: DoorCheck, now_s: float
+    ) -> HealthReport:
+        """Say what is wrong."""
         dead = []
-        if batcher.failure:
-            dead.append(f"the scorer is closed: {batcher.failure}")
-        if not batcher.is_alive:
+        if vital.failure:
+            dead.append(f"the scorer is closed: {vital.failure}")
+        if not vital.is_alive:
             dead.append("the scoring thread has ended")
         not_ready = list(dead)
         if self.is_draining:
             not_ready.append("the server is stopping")
-        if batcher.busy_for_s > _HANGING_S:
-            not_ready.append(f"a batch has been in the model for {batcher.busy_for_s:.0f} s")
-        blocked_s = time.monotonic() - self._beat_s
+        if vital.busy_for_s > _HANGING_S:
+            not_ready.append(f"a batch has been in the model for {vital.busy_for_s:.0f} s")
+        blocked_s = now_s - self._beat_s
         if blocked_s > _BLOCKED_S:
             not_ready.append(f"the door's loop has been blocked for {blocked_s:.0f} s")
-        check = self._check
-        age_s = time.monotonic() - check.at_s
+        age_s = now_s - check.at_s
         if check.cause:
             not_ready.append(check.cause)
         elif age_s > _AGE_S_MAX:
@@ -130,3 +155,13 @@ class Health:
             is_degraded=bool(degraded),
             causes=tuple(not_ready) + degraded,
         )
+
+
+def _well(*, is_started: bool, degraded: tuple[str, ...]) -> HealthReport:
+    return HealthReport(
+        is_live=True,
+        is_started=is_started,
+        is_ready=is_started,
+        is_degraded=bool(degraded),
+        causes=degraded,
+    )

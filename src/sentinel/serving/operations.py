@@ -28,6 +28,9 @@ from sentinel.serving.plane import Plane
 _START_S_MAX = 10.0
 _CONNECTIONS_MAX = 256
 _SWEEP_S = 1.0
+# Answers of probes, by whether it holds.
+_LIVE = {holds: probe("live", holds) for holds in (True, False)}
+_READY = {holds: probe("ready", holds) for holds in (True, False)}
 
 
 class Operations:
@@ -110,14 +113,14 @@ class Operations:
                 got=request.method.decode("ascii", "replace"),
             )
         report = self._plane.health()
+        if request.path == b"/v2/health/ready":
+            return _READY[report.is_ready]
+        if request.path == b"/v2/health/live":
+            return _LIVE[report.is_live]
         if request.path == b"/metrics":
             accept = request.headers.get(b"accept", b"").decode("latin-1")
             text, content_type = self._plane.metrics.exposition(accept)
             return HttpResponse(200, text, content_type.encode())
-        if request.path == b"/v2/health/live":
-            return probe("live", report.is_live)
-        if request.path == b"/v2/health/ready":
-            return probe("ready", report.is_ready)
         if request.path == b"/v1/health":
             return json_response(report.to_data(), status=200 if report.is_ready else 503)
         raise SentinelError(

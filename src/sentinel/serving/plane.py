@@ -383,7 +383,7 @@ class Plane(Described):
 
     def health(self) -> HealthReport:
         """Return live, started, ready, degraded, with causes."""
-        return self.health_state.report(self.batcher.state(), self._causes)
+        return self.health_state.report(self.batcher.vital(), self._causes)
 
     def load(self) -> BatcherState:
         """Return what waits and what is being done."""

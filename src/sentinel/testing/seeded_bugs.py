@@ -226,13 +226,13 @@ def readiness_is_a_constant() -> Iterator[None]:
     """Be ready, whatever the canary says."""
     from dataclasses import replace
 
-    from sentinel.serving.batching.batcher import BatcherState
+    from sentinel.serving.batching.batcher import Vital
     from sentinel.serving.health import Health, HealthReport
 
     real = Health.report
 
-    def report(self: Health, batcher: BatcherState, degraded: tuple[str, ...]) -> HealthReport:
-        return replace(real(self, batcher, degraded), is_started=True, is_ready=True)
+    def report(self: Health, vital: Vital, degraded: tuple[str, ...]) -> HealthReport:
+        return replace(real(self, vital, degraded), is_started=True, is_ready=True)
 
     with _replaced(Health, "report", report):
         yield

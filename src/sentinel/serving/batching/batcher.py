@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -75,6 +75,24 @@ class Loop(Protocol):
 
     def call_later(self, delay: float, callback: Callable[..., object]) -> object:
         """Call it in the loop, later."""
+
+
+class Vital(NamedTuple):
+    """What tells whether the batcher works at all.
+
+    Attributes
+    ----------
+    failure : str
+        Why it will not answer again.
+    is_alive : bool
+        The scoring thread runs.
+    busy_for_s : float
+        How long the batch that is being scored has taken so far; 0.0 when none is.
+    """
+
+    failure: str
+    is_alive: bool
+    busy_for_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +240,12 @@ class Batcher:
                 return False
             self._recorder = recorder
             return True
+
+    def vital(self) -> Vital:
+        """Return whether it works; any thread, and no lock: what asks often waits for nobody."""
+        # When it began is written before the batch, and read after it.
+        busy_for_s = time.monotonic() - self._flying_since_s if self._flying else 0.0
+        return Vital(self._failure, self._thread.is_alive(), busy_for_s)
 
     def state(self) -> BatcherState:
         """Return how it is; any thread."""
@@ -402,7 +426,8 @@ class Batcher:
                     self._queue.drop(piece.work)
                 else:
                     pieces.append(piece)
-            self._flying, self._flying_since_s = pieces, now_s
+            self._flying_since_s = now_s
+            self._flying = pieces
         if late:
             deliver([(work, deadline_passed(work)) for work in late])
         if not pieces:
