@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
+import pytest
+from scoring_rig import batch, make_parts, make_sinks, payments
+
 from sentinel.core import limits
+from sentinel.scoring import Health, ReplayClock, Scorer
 from sentinel.scoring.sources import OTHER_SOURCES, SourceWatch
 
 
@@ -49,3 +55,53 @@ def test_sources_beyond_the_bound_are_counted_together() -> None:
         sources.observe(f"s-{number}", n_read=1, n_refused=1, now_s=0)
     assert sources.degraded(now_s=0) == (OTHER_SOURCES,)
     assert len(sources._minutes) == limits.SOURCES_WATCHED_MAX + 1
+
+
+def test_sources_that_are_silent_for_a_minute_make_room_for_others() -> None:
+    """Addresses come and go: the first ones do not hold the places for ever."""
+    sources = watch()
+    for number in range(limits.SOURCES_WATCHED_MAX):
+        sources.observe(f"s-{number}", n_read=1, n_refused=1, now_s=0)
+    sources.observe("late", n_read=100, n_refused=100, now_s=59)
+    assert sources.degraded(now_s=59) == (OTHER_SOURCES,)
+    sources.observe("late", n_read=100, n_refused=100, now_s=61)
+    assert sources.degraded(now_s=61) == (OTHER_SOURCES, "late")
+    assert len(sources._minutes) == 2
+
+
+def test_whoever_asks_while_another_thread_counts_gets_an_answer() -> None:
+    """Sources come, seconds pass and old ones go in the middle of the question."""
+    sources = watch()
+    is_over = threading.Event()
+    faults: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            while not is_over.is_set():
+                sources.degraded(now_s=0)
+        except RuntimeError as fault:
+            faults.append(fault)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for number in range(20_000):
+        sources.observe(f"s-{number % 900}", n_read=1, n_refused=1, now_s=number / 50)
+    is_over.set()
+    asking.join()
+    assert not faults
+
+
+@pytest.mark.reliability("G12")
+def test_a_caller_among_many_of_one_source_is_named_by_its_share() -> None:
+    """The source itself is not marked for a tenth of its events."""
+    sinks = make_sinks()
+    scorer = Scorer(make_parts(), sinks, clock=ReplayClock())
+    scorer.score(batch(payments(900) + [b"{}"] * 100, source="requests"))
+    scorer.watch_callers({"shop": 890, "test rig": 110}, {"test rig": 100})
+    status = scorer.status()
+    assert (status.degraded_sources, status.degraded_callers) == ((), ("test rig",))
+    assert status.health is Health.DEGRADED
+    assert status.causes == ("caller test rig is refused too often",)
+    text = sinks.metrics.exposition()[0]
+    assert b"sentinel_callers_degraded 1.0" in text
+    assert b'source_degraded{source="requests"} 0.0' in text

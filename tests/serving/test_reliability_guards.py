@@ -196,10 +196,50 @@ def test_a_caller_of_garbage_takes_nothing_from_the_others(
             assert set(bad.by_status) == {200, 422}  # type: ignore[attr-defined]
             assert good.n_good == good.n_due  # type: ignore[attr-defined]
             assert running.plane.health().is_ready
-            # Requests are one source: it is marked, by name, in what the scorer and health say.
-            assert running.opened.scorer.status().degraded_sources == ("requests",)
-            running.wait_until(lambda: "requests" in str(running.plane.health().causes))
+            # It is named, and nobody else is, in what the scorer and health say.
+            running.wait_until(
+                lambda: running.opened.scorer.status().degraded_callers == ("127.0.0.9",)
+            )
+            running.wait_until(lambda: "caller 127.0.0.9 " in str(running.plane.health().causes))
         assert running.opened.scorer.counts().is_balanced
+
+
+@pytest.mark.reliability("G12")
+def test_a_bad_caller_is_named_by_its_token_s_name_at_either_door(tmp_path: Path) -> None:
+    """Its share of all events is too small for its source; the token stands nowhere."""
+    secrets = {name: f"{name}-{'s' * 40}" for name in ("shop", "rig", "robot")}
+    tokens = tmp_path / "tokens.toml"
+    tokens.touch(mode=0o600)
+    tokens.write_text(
+        "format = 1\n"
+        + "".join(
+            f'[[token]]\nname = "{name}"\nsecret = "{secret}"\nscopes = ["score"]\n'
+            for name, secret in secrets.items()
+        )
+    )
+    with served(tmp_path, tokens=tokens) as running:
+        running.wait_ready()
+
+        def score(name: str, *events: bytes) -> None:
+            answer = running.score(*events, authorization=f"Bearer {secrets[name]}")
+            assert answer.status == 200
+
+        score("shop", *(payment(f"good-{number}") for number in range(2_000)))
+        score("rig", *([b"{}"] * 100 + [payment("one")]))
+        request = message("sentinel.v1", "ScoreRequest")(events=[b"[]"] * 120)
+        with grpc.insecure_channel(f"127.0.0.1:{running.addresses.grpc_port}") as channel:
+            channel.unary_unary("/sentinel.v1.Scoring/Score")(
+                request.SerializeToString(),
+                timeout=10,
+                metadata=(("authorization", f"Bearer {secrets['robot']}"),),
+            )
+        status = running.opened.scorer.status
+        running.wait_until(lambda: status().degraded_callers == ("rig", "robot"))
+        assert status().degraded_sources == ()
+        running.wait_until(lambda: "caller rig " in str(running.plane.health().causes))
+        health = running.request("GET", "/v1/health", port=running.addresses.metrics_port).body
+        assert b"caller robot is refused too often" in health
+        assert not any(secret.encode() in health for secret in secrets.values())
 
 
 def test_the_load_of_these_tests_is_answered(tmp_path: Path) -> None:

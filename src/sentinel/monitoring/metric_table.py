@@ -61,6 +61,7 @@ METRICS = (
     _counter("sentinel_feedback_events_total", "Label events by what became of them.", "result"),
     _gauge("sentinel_source_degraded", "1 while a source's refused share is over its limit.",
            "source", n_series_max=limits.METRIC_LABEL_VALUES_MAX),
+    _gauge("sentinel_callers_degraded", "Callers whose refused share is over the limit."),
     # decisions
     _counter("sentinel_decisions_total", "Decisions.", "outcome", "served_by"),
     _counter("sentinel_decision_reasons_total", "Decisions by the reason for who served them.",

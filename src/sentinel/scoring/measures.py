@@ -132,6 +132,7 @@ class Measures:
         total = max(0.0, before[_CANARY] + status.canary.n_failures)
         metrics.advance("sentinel_canary_failures_total", total)
         metrics.put("sentinel_entities", status.n_entities, entity="all")
+        metrics.put("sentinel_callers_degraded", len(status.degraded_callers))
         for source in sorted(self._sources):
             metrics.put(
                 "sentinel_source_degraded",

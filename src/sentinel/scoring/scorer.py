@@ -10,6 +10,8 @@ What was read is decided, held, quarantined or deduplicated, always: :class:`Cou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -104,10 +106,8 @@ class Scorer:
             lap=self.timer.lap,
         )
         self._governor = Governor(parts.policy.governor, _expected(parts.policy))
-        self._sources = SourceWatch(
-            refused_share_max=parts.policy.refused_share_max,
-            events_min=parts.policy.refused_events_min,
-        )
+        self._sources = _source_watch(parts.policy)
+        self._callers = _source_watch(parts.policy)
         if parts.reference is not None:
             parts.reference.require_names(parts.plan.names)
         self.drift = DriftMonitor(parts.reference) if parts.reference is not None else None
@@ -235,6 +235,20 @@ class Scorer:
         )
         return decoded
 
+    def watch_callers(self, n_read: Mapping[str, int], n_refused: Mapping[str, int]) -> None:
+        """Count what each caller sent, where many callers share a source and its batches.
+
+        Parameters
+        ----------
+        n_read : mapping of str to int
+            Events that were decided, refused or known already, by the name of the caller.
+        n_refused : mapping of str to int
+            Those of them that were refused.
+        """
+        now_s = self._clock.monotonic_s()
+        for caller, n in n_read.items():
+            self._callers.observe(caller, n_read=n, n_refused=n_refused.get(caller, 0), now_s=now_s)
+
     def tick(self) -> None:
         """Let time pass where no events come: pauses and deadlines end, the canary is due.
 
@@ -271,13 +285,16 @@ class Scorer:
         """Return how the scorer is."""
         breaker, canary = self.champion.breaker, self.champion.canary_state
         pages = self._governor.pages
-        degraded = self._sources.degraded(now_s=self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        degraded = self._sources.degraded(now_s=now_s)
+        callers = self._callers.degraded(now_s=now_s)
         causes = causes_of(
             breaker=breaker.state,
             breaker_cause=breaker.cause,
             canary=canary,
             pages=pages,
             degraded_sources=degraded,
+            degraded_callers=callers,
             store=self.engine.trouble if isinstance(self.engine, RemoteStore) else "",
         )
         latest = self.drift.latest if self.drift is not None else None
@@ -293,6 +310,7 @@ class Scorer:
             canary=canary,
             pages=pages,
             degraded_sources=degraded,
+            degraded_callers=callers,
             drift_score=latest.prediction_score if latest is not None else None,
             counts=self._counts.now(),
             n_entities=self.engine.n_entities,
@@ -435,6 +453,12 @@ def log_records(
         source=events.raw.source,
         partition=events.raw.partition,
         positions=positions[rows],
+    )
+
+
+def _source_watch(policy: Policy) -> SourceWatch:
+    return SourceWatch(
+        refused_share_max=policy.refused_share_max, events_min=policy.refused_events_min
     )
 
 

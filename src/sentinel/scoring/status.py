@@ -37,6 +37,8 @@ class ScorerStatus:
     pages : tuple of Page
         Outcomes whose rate is wrong.
     degraded_sources : tuple of str
+    degraded_callers : tuple of str
+        Callers of a source that many share.
     drift_score : float or None
         Of the last window, in [0, 1]; None before the first.
     counts : Counts
@@ -56,6 +58,7 @@ class ScorerStatus:
     canary: CanaryState
     pages: tuple[Page, ...]
     degraded_sources: tuple[str, ...]
+    degraded_callers: tuple[str, ...]
     drift_score: float | None
     counts: Counts
     n_entities: int
@@ -69,6 +72,7 @@ def causes_of(
     canary: CanaryState,
     pages: tuple[Page, ...],
     degraded_sources: tuple[str, ...],
+    degraded_callers: tuple[str, ...] = (),
     store: str = "",
 ) -> tuple[str, ...]:
     """Say in words what is not as it should be."""
@@ -83,6 +87,7 @@ def causes_of(
         for page in pages
     ]
     causes += [f"source {source} is refused too often" for source in degraded_sources]
+    causes += [f"caller {caller} is refused too often" for caller in degraded_callers]
     if store:
         causes.append(store)
     return tuple(causes)

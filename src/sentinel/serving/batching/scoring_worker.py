@@ -28,6 +28,7 @@ from sentinel.monitoring.log_records import feature_hashes
 from sentinel.scoring import DecisionBatch, Scorer
 from sentinel.scoring.guards import Rows
 from sentinel.scoring.scorer import outcomes
+from sentinel.serving.batching.callers import CallersCount
 from sentinel.serving.batching.decision_memory import DecisionMemory
 from sentinel.serving.batching.work import Answers, EventAnswers, Kind, Piece, TensorAnswers
 from sentinel.serving.releases.shadow import Shadow
@@ -98,6 +99,7 @@ class ScoringWorker:
         self._prompt_until_s = float("-inf")
         self._position = self._feedback_position = 0
         self._failure = ""
+        self._callers = CallersCount()
         self._present = np.zeros((0, 0), dtype=np.uint8)
         self.encode_seconds = LatencyHistogram()
         self.shadow: Shadow | None = None
@@ -126,6 +128,7 @@ class ScoringWorker:
 
     def tick(self) -> None:
         """Let pauses and deadlines end; take a snapshot when one is due."""
+        self._callers.tell(self.scorer)
         self.scorer.tick()
         if isinstance(self.scorer.engine, DurableStore):
             self.scorer.engine.maintain()
@@ -160,6 +163,7 @@ class ScoringWorker:
         except SentinelError as error:
             self._note_closed(error)
             raise
+        self._watch_callers(pieces, decoded.refusals)
         self._position += len(events)
         shadow = self.shadow
         if shadow is not None:
@@ -204,6 +208,16 @@ class ScoringWorker:
         if len(lines) != raw.n_events:
             raise _mixed(f"{raw.n_events} answers", len(lines))
         return lines
+
+    def _watch_callers(self, pieces: Sequence[Piece], refusals: Sequence[Refusal]) -> None:
+        """Count whose events were read; of a batch with refusals, whose were refused."""
+        callers = self._callers
+        callers.read(pieces)
+        if refusals:
+            first = self._position
+            callers.refused(pieces, [refusal.position - first for refusal in refusals])
+        if callers.is_full:
+            callers.tell(self.scorer)
 
     # --- feedback ----------------------------------------------------------------------------
 
