@@ -99,6 +99,22 @@ class Stream:
         return part
 
 
+def feed(
+    engine: Engine,
+    stream: Stream,
+    *,
+    first: int = 0,
+    first_verdict: int = 0,
+    end: int | None = None,
+) -> None:
+    """Give an engine the stream from given positions on, to the event at ``end``."""
+    for kind, start, stop in stream.steps(first, first_verdict):
+        if end is not None and start >= end and kind == "advance":
+            return
+        batch = stream.batch(kind, start, stop)
+        _ = engine.learn(batch) if kind == "learn" else engine.advance(batch)
+
+
 def digests(batch: EventBatch, matrix: FeatureMatrix) -> list[str]:
     """Name each answer that is no duplicate: position and digest of its vector."""
     rows = np.flatnonzero(~matrix.is_duplicate)

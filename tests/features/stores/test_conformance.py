@@ -5,7 +5,6 @@ Streams are late, simultaneous, repeated, shuffled, cut anywhere and read again 
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
@@ -36,19 +35,12 @@ Opener = Callable[[], Engine]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
-        yield running
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisCluster(folder) as running:
-        yield running
-    shutil.rmtree(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="redis-") as folder,
+        RedisCluster(Path(folder)) as nodes,
+    ):
+        yield nodes
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from crash_lab import PLAN, Stream
+from crash_lab import PLAN, Stream, feed, undisturbed
 
 from sentinel.core.disk import SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features import Engine
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
 from sentinel.features.stores.embedded.snapshot import snapshot_paths
 from sentinel.features.stores.embedded.write_ahead_log import segment_paths
@@ -30,21 +29,7 @@ FOLDER = Path("state")
 STREAM = Stream(600, 50)
 
 
-def feed(engine: Engine, *, first: int = 0, first_verdict: int = 0, end: int = 10**9) -> None:
-    for kind, start, stop in STREAM.steps(first, first_verdict):
-        if start >= end and kind == "advance":
-            return
-        batch = STREAM.batch(kind, start, stop)
-        _ = engine.learn(batch) if kind == "learn" else engine.advance(batch)
-
-
-def undisturbed() -> str:
-    engine = Engine(PLAN)
-    feed(engine)
-    return engine.state_digest()
-
-
-DIGEST = undisturbed()
+DIGEST, _ = undisturbed(STREAM)
 
 
 def open_store(disk: MemoryDisk, durability: Durability = Durability.POWER) -> EmbeddedStore:
@@ -81,7 +66,7 @@ def recover(disk: MemoryDisk) -> EmbeddedStore | SentinelError:
 
 
 def check_caught_up(store: EmbeddedStore) -> None:
-    feed(store, first=store.position("payments"), first_verdict=store.position("verdicts"))
+    feed(store, STREAM, first=store.position("payments"), first_verdict=store.position("verdicts"))
     assert store.state_digest() == DIGEST
 
 
@@ -304,7 +289,7 @@ def test_every_call_fails_once_and_a_restart_recovers(trials: Trials) -> None:
 def test_after_a_failed_sync_the_store_refuses_until_it_is_opened_again() -> None:
     disk = MemoryDisk()
     store = open_store(disk)
-    feed(store, end=100)
+    feed(store, STREAM, end=100)
     syncs = []
 
     def fail(call: DiskCall) -> None:

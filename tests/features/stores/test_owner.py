@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from crash_lab import PLAN, Stream
+from crash_lab import PLAN, Stream, feed, undisturbed
 from crash_rig import Lab
 
 from sentinel.contract import EventBatch
@@ -36,21 +36,7 @@ def lab() -> Iterator[Lab]:
     made.close()
 
 
-def feed(engine: Engine, first: int = 0, first_verdict: int = 0, end: int = 10**9) -> None:
-    for kind, start, stop in STREAM.steps(first, first_verdict):
-        if start >= end:
-            return
-        batch = STREAM.batch(kind, start, stop)
-        _ = engine.learn(batch) if kind == "learn" else engine.advance(batch)
-
-
-def undisturbed() -> str:
-    engine = Engine(PLAN)
-    feed(engine)
-    return engine.state_digest()
-
-
-DIGEST = undisturbed()
+DIGEST, _ = undisturbed(STREAM)
 
 
 def own_and_freeze(folder: Path, n_events: int) -> int:
@@ -171,10 +157,15 @@ def test_no_clock_of_the_machine_has_a_part_in_the_state(
                 patch.setattr(time, name, lambda: int(jumping() * 1e9))
             disk = MemoryDisk()
             store = EmbeddedStore(PLAN, FOLDER, disk=disk)
-            feed(store, end=300)
+            feed(store, STREAM, end=300)
             store.snapshot()
             again = EmbeddedStore(PLAN, FOLDER, disk=disk.after_kill())
-            feed(again, again.position("payments"), again.position("verdicts"))
+            feed(
+                again,
+                STREAM,
+                first=again.position("payments"),
+                first_verdict=again.position("verdicts"),
+            )
             assert again.state_digest() == DIGEST
 
 

@@ -16,15 +16,24 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import feature_world
 import hiredis
 import numpy as np
 import pytest
-from feature_world import Payment, batch_of, every_kind, payments
+from feature_world import Payment, batch_of, payments
+from redis_rig import (
+    PLAN,
+    WAIT_S_MAX,
+    bits,
+    closed_later,
+    feed,
+    feed_until_taken,
+    log_of,
+    undisturbed,
+)
 
 from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features import Engine, FeatureMatrix, compile_plan
+from sentinel.features import Engine
 from sentinel.features.stores.redis.address import parse_cluster
 from sentinel.features.stores.redis.cluster_link import ClusterLink, slot_of
 from sentinel.features.stores.redis.reader import FeatureReader
@@ -32,26 +41,17 @@ from sentinel.features.stores.redis.shards import N_SHARDS
 from sentinel.features.stores.redis.store import OnLoss, RedisSettings, RedisStore
 from sentinel.testing.redis_cluster import RedisCluster
 
-PLAN = compile_plan(every_kind())
 NAMES = count()
-BATCH = 20
-WAIT_S_MAX = 30.0
-OPEN: list[RedisStore] = []
+N_EVENTS = 300
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisCluster(folder, options={"appendfsync": "always"}) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="redis-") as folder,
+        RedisCluster(Path(folder), options={"appendfsync": "always"}) as running,
+    ):
         yield running
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(autouse=True)
-def stores_are_closed() -> Iterator[None]:
-    yield
-    while OPEN:
-        OPEN.pop().close()
 
 
 def settings_for(cluster: RedisCluster, **options: object) -> RedisSettings:
@@ -64,51 +64,16 @@ def opened(settings: RedisSettings) -> RedisStore:
     end_s = time.monotonic() + WAIT_S_MAX
     while True:
         try:
-            OPEN.append(RedisStore(PLAN, settings))
-            return OPEN[-1]
+            return closed_later(RedisStore(PLAN, settings))
         except SentinelError as error:
             if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > end_s:
                 raise
             time.sleep(0.02)
-
-
-def log_of(seed: int, n_events: int = 300) -> list[EventBatch]:
-    return feature_world.log_of(seed, n_events, batch=BATCH)
-
-
-def feed(engine: Engine, batch: EventBatch) -> list[bytes]:
-    if batch.raw.source == "Verdict":
-        engine.learn(batch)
-        return []
-    matrix = engine.advance(batch)
-    return bits(matrix)
-
-
-def bits(matrix: FeatureMatrix) -> list[bytes]:
-    parts = (matrix.values, matrix.status, matrix.is_late, matrix.is_duplicate)
-    return [part.tobytes() for part in parts]
-
-
-def feed_until_taken(store: RedisStore, batch: EventBatch) -> list[bytes]:
-    end_s = time.monotonic() + WAIT_S_MAX
-    while True:
-        try:
-            return feed(store, batch)
-        except SentinelError as error:
-            if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > end_s:
-                raise
-            time.sleep(0.02)
-
-
-def undisturbed(log: list[EventBatch]) -> tuple[str, list[list[bytes]]]:
-    engine = Engine(PLAN)
-    answers = [feed(engine, batch) for batch in log]
-    return engine.state_digest(), answers
 
 
 def test_rows_are_spread_over_the_nodes_by_entity_key(cluster: RedisCluster) -> None:
     store = opened(settings_for(cluster, name="spread"))
-    for batch in log_of(1):
+    for batch in log_of(1, N_EVENTS):
         feed(store, batch)
     store.tend()
     shards = store._shards
@@ -132,14 +97,14 @@ def test_writer_that_dies_between_head_and_rows_is_finished_by_the_next(
     digest, expected = undisturbed(log)
     for batch, answer in zip(log, expected, strict=True):
         store = opened(settings)
-        assert feed(store, batch) == answer
+        assert bits(feed(store, batch)) == answer
         store.link.close()
     assert opened(settings).state_digest() == digest
 
 
 def test_frozen_writer_that_goes_on_writes_nothing_over_newer_rows(cluster: RedisCluster) -> None:
     settings = settings_for(cluster)
-    log = log_of(4)
+    log = log_of(4, N_EVENTS)
     digest, expected = undisturbed(log)
     half = len(log) // 4 * 2
     frozen = opened(settings)
@@ -147,7 +112,7 @@ def test_frozen_writer_that_goes_on_writes_nothing_over_newer_rows(cluster: Redi
         feed(frozen, batch)
     other = opened(settings)
     for batch, answer in zip(log[half:], expected[half:], strict=True):
-        assert feed(other, batch) == answer
+        assert bits(feed(other, batch)) == answer
     assert frozen._shards is not None
     assert frozen._shards.unwritten  # its last rows, which the other has finished long ago
     frozen._shards.finish()
@@ -160,8 +125,8 @@ def test_two_writers_are_one_engine_in_the_order_of_their_commits(cluster: Redis
     stores = [opened(settings), opened(settings)]
     memory = Engine(PLAN)
     rng = Random(5)
-    for batch in log_of(5):
-        assert feed(rng.choice(stores), batch) == feed(memory, batch)
+    for batch in log_of(5, N_EVENTS):
+        assert bits(feed(rng.choice(stores), batch)) == bits(feed(memory, batch))
     for store in stores:
         assert store.state_digest() == memory.state_digest()
     assert sum(store.store_counts.redone for store in stores) > 0
@@ -223,7 +188,7 @@ def test_slots_that_move_under_load_lose_nothing(cluster: RedisCluster) -> None:
     mover.start()
     try:
         for batch, answer in zip(log, expected, strict=True):
-            assert feed_until_taken(store, batch) == answer
+            assert bits(feed_until_taken(store, batch)) == answer
             time.sleep(0.005)
     finally:
         is_over.set()
@@ -253,7 +218,7 @@ def test_node_of_the_cluster_killed_at_random_applies_nothing_twice(
         killer = threading.Thread(target=kill)
         killer.start()
         for batch, answer in zip(log, expected, strict=True):
-            assert feed_until_taken(store, batch) == answer
+            assert bits(feed_until_taken(store, batch)) == answer
             time.sleep(0.005)
         killer.join()
         cluster.wait_until_whole()
@@ -314,7 +279,7 @@ def test_promoted_replica_is_followed(
             for k, (batch, answer) in enumerate(zip(log, expected, strict=True)):
                 if k == half:
                     cluster.ask(replica_of(cluster, seed % 3), "CLUSTER", "FAILOVER")
-                assert feed_until_taken(store, batch) == answer
+                assert bits(feed_until_taken(store, batch)) == answer
             assert opened(settings).state_digest() == digest
     shutil.rmtree(folder)
 
@@ -364,7 +329,7 @@ def test_shard_or_head_that_went_back_is_state_missing_never_a_value(
         store.erase()
         memory = Engine(PLAN)
         for batch in log:
-            assert feed(store, batch) == feed(memory, batch)
+            assert bits(feed(store, batch)) == bits(feed(memory, batch))
         assert store.state_digest() == memory.state_digest()
 
 

@@ -5,7 +5,6 @@ Every test ends with the state of an engine in memory that saw the same log with
 
 from __future__ import annotations
 
-import shutil
 import signal
 import tempfile
 import threading
@@ -14,16 +13,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-import feature_world
 import numpy as np
 import numpy.typing as npt
 import pytest
-from feature_world import Payment, batch_of, every_kind
+from feature_world import Payment, batch_of
+from redis_rig import (
+    PLAN,
+    WAIT_S_MAX,
+    bits,
+    close_all,
+    closed_later,
+    feed,
+    feed_until_taken,
+    log_of,
+    undisturbed,
+)
 
 from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features import STALE, Engine, FeatureMatrix, compile_plan
+from sentinel.features import STALE, Engine, FeatureMatrix
 from sentinel.features.checks import entities_of
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.features.stores.redis.replica import RedisReplica
@@ -31,17 +40,13 @@ from sentinel.features.stores.redis.store import OnLoss, RedisSettings, RedisSto
 from sentinel.testing.redis_proxy import RedisProxy
 from sentinel.testing.redis_server import RedisServer
 
-PLAN = compile_plan(every_kind())
 N_EVENTS = 600
-BATCH = 20
-WAIT_S_MAX = 20.0
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="redis-"))
-    yield path
-    shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix="redis-") as path:
+        yield Path(path)
 
 
 @pytest.fixture
@@ -55,16 +60,6 @@ def proxy(folder: Path, server: RedisServer) -> Iterator[RedisProxy]:
     running = RedisProxy(folder, server.path)
     yield running
     running.close()
-
-
-OPEN: list[RedisStore] = []
-
-
-@pytest.fixture(autouse=True)
-def stores_are_closed() -> Iterator[None]:
-    yield
-    while OPEN:
-        OPEN.pop().close()
 
 
 def is_stale(matrix: FeatureMatrix) -> bool:
@@ -85,8 +80,7 @@ def opened(
     deadline = time.monotonic() + WAIT_S_MAX
     while True:
         try:
-            OPEN.append(RedisStore(PLAN, settings))
-            return OPEN[-1]
+            return closed_later(RedisStore(PLAN, settings))
         except SentinelError as error:
             # Redis starts again, or the machine is busier than the deadline allows.
             if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > deadline:
@@ -96,47 +90,10 @@ def opened(
 
 def clean(server: RedisServer) -> None:
     """Begin a trial with an empty Redis."""
-    while OPEN:
-        OPEN.pop().close()
+    close_all()
     link = RedisLink(server.url, deadline_ms=10_000)
     link.call([("FLUSHALL",)])
     link.close()
-
-
-def log_of(seed: int, n_events: int = N_EVENTS) -> list[EventBatch]:
-    return feature_world.log_of(seed, n_events, batch=BATCH)
-
-
-def feed(engine: Engine, batch: EventBatch) -> FeatureMatrix | None:
-    if batch.raw.source == "Verdict":
-        engine.learn(batch)
-        return None
-    return engine.advance(batch)
-
-
-def bits(matrix: FeatureMatrix | None) -> list[bytes]:
-    if matrix is None:
-        return []
-    parts = (matrix.values, matrix.status, matrix.is_late, matrix.is_duplicate)
-    return [part.tobytes() for part in parts]
-
-
-def undisturbed(log: list[EventBatch]) -> tuple[str, list[list[bytes]]]:
-    engine = Engine(PLAN)
-    answers = [bits(feed(engine, batch)) for batch in log]
-    return engine.state_digest(), answers
-
-
-def feed_until_taken(store: RedisStore, batch: EventBatch) -> FeatureMatrix | None:
-    """Do what a worker does that holds: give the same batch again until it is taken."""
-    deadline = time.monotonic() + WAIT_S_MAX
-    while True:
-        try:
-            return feed(store, batch)
-        except SentinelError as error:
-            if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 @pytest.mark.reliability("D1", t1=20, t2=100, t3=500)
@@ -151,7 +108,7 @@ def test_redis_killed_at_random_moments_applies_nothing_twice(
 
 def killed_at_random(server: RedisServer, seed: int) -> None:
     rng = Random(seed)
-    log = log_of(seed)
+    log = log_of(seed, N_EVENTS)
     digest, expected = undisturbed(log)
     is_over = threading.Event()
     kills: list[float] = []
@@ -188,7 +145,7 @@ def test_connection_cut_at_any_byte_applies_each_batch_once(
 ) -> None:
     """In mid-request, in mid-reply, after the commit and before its answer."""
     rng = Random(7)
-    log = log_of(7)
+    log = log_of(7, N_EVENTS)
     digest, expected = undisturbed(log)
     if not is_fenced:
         for batch in log:
@@ -209,7 +166,7 @@ def test_without_commit_numbers_a_lost_reply_would_apply_a_batch_twice(
     """The control: with the look at the writer's last commit left out, the test above sees it."""
     monkeypatch.setattr(RedisReplica, "_was_committed", lambda *_: False)
     store = opened(proxy.url, is_fenced=False)
-    log = [batch for batch in log_of(7) if batch.raw.source == "Payment"]
+    log = [batch for batch in log_of(7, N_EVENTS) if batch.raw.source == "Payment"]
     memory = Engine(PLAN)
     differs = False
     for batch in log:
@@ -230,7 +187,7 @@ def test_frozen_redis_means_stale_defaults_within_the_deadline_and_then_the_whol
 
 
 def frozen_for(server: RedisServer, frozen_s: float) -> None:
-    log = log_of(3)
+    log = log_of(3, N_EVENTS)
     digest, expected = undisturbed(log)
     store = opened(server.url, on_loss=OnLoss.DEFAULTS, deadline_ms=20)
     middle = len(log) // 2

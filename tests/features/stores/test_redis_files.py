@@ -3,72 +3,39 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-import feature_world
 import pytest
-from feature_world import every_kind
+from redis_rig import (
+    PLAN,
+    WAIT_S_MAX,
+    close_all,
+    closed_later,
+    feed,
+    feed_until_taken,
+    log_of,
+    undisturbed,
+)
 
-from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features import Engine, compile_plan
 from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.power_cut_disk import PowerCutDisk, why_not
 from sentinel.testing.redis_server import RedisServer
 
-PLAN = compile_plan(every_kind())
-BATCH = 20
-WAIT_S_MAX = 20.0
-OPEN: list[RedisStore] = []
-
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
-        yield running
-        while OPEN:
-            OPEN.pop().close()
-    shutil.rmtree(folder)
+    """One that a test may kill."""
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder, RedisServer(Path(folder)) as redis:
+        yield redis
 
 
 def opened(url: str) -> RedisStore:
-    OPEN.append(RedisStore(PLAN, RedisSettings(url=url, name="files", deadline_ms=10_000)))
-    return OPEN[-1]
-
-
-def log_of(seed: int, n_events: int) -> list[EventBatch]:
-    return feature_world.log_of(seed, n_events, batch=BATCH)
-
-
-def feed(engine: Engine, batch: EventBatch) -> None:
-    if batch.raw.source == "Verdict":
-        engine.learn(batch)
-    else:
-        engine.advance(batch)
-
-
-def undisturbed(log: list[EventBatch]) -> str:
-    engine = Engine(PLAN)
-    for batch in log:
-        feed(engine, batch)
-    return engine.state_digest()
-
-
-def feed_until_taken(store: RedisStore, batch: EventBatch) -> None:
-    end_s = time.monotonic() + WAIT_S_MAX
-    while True:
-        try:
-            return feed(store, batch)
-        except SentinelError as error:
-            if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > end_s:
-                raise
-            time.sleep(0.01)
+    return closed_later(RedisStore(PLAN, RedisSettings(url=url, name="files", deadline_ms=10_000)))
 
 
 @pytest.mark.reliability("D4", "D6", t1=50, t2=500, t3=5000)
@@ -77,7 +44,7 @@ def test_log_of_redis_that_lost_its_end_moves_state_and_position_back_together(
 ) -> None:
     """Cut at any byte, as a power cut under ``everysec`` does: the source is read again there."""
     log = log_of(9, 300)
-    digest = undisturbed(log)
+    digest, _ = undisturbed(log)
     store = opened(server.url)
     for batch in log[:-6]:
         feed(store, batch)
@@ -100,8 +67,7 @@ def test_log_of_redis_that_lost_its_end_moves_state_and_position_back_together(
             if end >= resumed.position(batch.raw.source):
                 feed(resumed, batch)
         assert resumed.state_digest() == digest
-        while OPEN:
-            OPEN.pop().close()
+        close_all()
         server.kill()
     tail.write_bytes(whole)
     server.start()
@@ -155,9 +121,8 @@ def power_cut(disk: PowerCutDisk, folder: Path, seed: int) -> int:
         end = int(batch.raw.positions[-1]) if batch.n_rows else -1
         if end >= resumed.position(batch.raw.source):
             feed(resumed, batch)
-    assert resumed.state_digest() == undisturbed(log)
-    while OPEN:
-        OPEN.pop().close()
+    assert resumed.state_digest() == undisturbed(log)[0]
+    close_all()
     server.kill()
     return n_lost
 
@@ -167,7 +132,7 @@ def test_flipped_bit_in_the_base_file_of_redis_is_refused_or_changes_nothing(
     server: RedisServer, trials: Iterator[int]
 ) -> None:
     log = log_of(9, 200)
-    digest = undisturbed(log)
+    digest, _ = undisturbed(log)
     store = opened(server.url)
     for batch in log:
         feed(store, batch)
@@ -189,8 +154,7 @@ def test_flipped_bit_in_the_base_file_of_redis_is_refused_or_changes_nothing(
             n_refused += 1
         else:
             assert opened(server.url).state_digest() == digest
-        while OPEN:
-            OPEN.pop().close()
+        close_all()
         server.kill()
     assert n_refused
     base.write_bytes(whole)

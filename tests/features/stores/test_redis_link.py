@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,14 +11,6 @@ import pytest
 from sentinel.core.errors import SentinelError
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.testing.redis_server import RedisServer
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
-        yield running
-    shutil.rmtree(folder)
 
 
 class _CancelledError(Exception):

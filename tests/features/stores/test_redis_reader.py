@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from feature_world import (
@@ -15,55 +10,40 @@ from feature_world import (
     Verdict,
     batch_of,
     card,
-    every_kind,
     payments,
     rows_of,
     verdicts,
 )
+from redis_rig import PLAN, closed_later
 
 from sentinel.contract import EventBatch, RawBatch
 from sentinel.contract.decoder import Decoder
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.data.simulator.contracts import Transaction
-from sentinel.features import DEFAULTED, PRESENT, Count, Engine, Entity, FeatureSet, compile_plan
+from sentinel.features import (
+    DEFAULTED,
+    PRESENT,
+    Count,
+    Engine,
+    Entity,
+    FeaturePlan,
+    FeatureSet,
+    compile_plan,
+)
 from sentinel.features.stores.redis.reader import FeatureReader
 from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing import sample_events
 from sentinel.testing.redis_server import RedisServer
 
-PLAN = compile_plan(every_kind())
+
+def reader_of(server: RedisServer, name: str, plan: FeaturePlan = PLAN) -> FeatureReader:
+    return closed_later(FeatureReader(plan, url=server.url, name=name, deadline_ms=10_000))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
-        yield running
-    shutil.rmtree(folder)
-
-
-OPEN: list[RedisStore | FeatureReader] = []
-
-
-@pytest.fixture(autouse=True)
-def stores_are_closed() -> Iterator[None]:
-    yield
-    while OPEN:
-        OPEN.pop().close()
-
-
-def reader_of(server: RedisServer, name: str, plan: object = PLAN) -> FeatureReader:
-    OPEN.append(FeatureReader(plan, url=server.url, name=name, deadline_ms=10_000))  # type: ignore[arg-type]
-    assert isinstance(OPEN[-1], FeatureReader)
-    return OPEN[-1]
-
-
-def store_of(server: RedisServer, name: str, plan: object = PLAN) -> RedisStore:
+def store_of(server: RedisServer, name: str, plan: FeaturePlan = PLAN) -> RedisStore:
     settings = RedisSettings(url=server.url, name=name, deadline_ms=10_000)
-    OPEN.append(RedisStore(plan, settings))  # type: ignore[arg-type]
-    assert isinstance(OPEN[-1], RedisStore)
-    return OPEN[-1]
+    return closed_later(RedisStore(plan, settings))
 
 
 def with_history(server: RedisServer, name: str, seed: int) -> tuple[Engine, EventBatch, int]:

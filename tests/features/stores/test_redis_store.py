@@ -6,22 +6,21 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
-from feature_world import HOUR_MS, Payment, Verdict, batch_of, card, every_kind, merchant, payments
+from feature_world import HOUR_MS, Payment, Verdict, batch_of, card, merchant, payments
 from feature_world import verdicts as verdicts_of
+from redis_rig import PLAN, bits, closed_later
 
 from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import (
     Count,
     Engine,
-    FeatureMatrix,
     FeaturePlan,
     FeatureSet,
     Mean,
@@ -31,33 +30,13 @@ from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.testing.redis_cluster import free_port
 from sentinel.testing.redis_server import RedisServer
 
-PLAN = compile_plan(every_kind())
 NAMES = count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
-    with RedisServer(folder) as running:
-        yield running
-    shutil.rmtree(folder)
-
-
-OPEN: list[RedisStore] = []
-
-
-@pytest.fixture(autouse=True)
-def stores_are_closed() -> Iterator[None]:
-    yield
-    while OPEN:
-        OPEN.pop().close()
 
 
 def opened(
     plan: FeaturePlan, settings: RedisSettings, *, n_dedupe_min: int = 1 << 20
 ) -> RedisStore:
-    OPEN.append(RedisStore(plan, settings, n_dedupe_min=n_dedupe_min))
-    return OPEN[-1]
+    return closed_later(RedisStore(plan, settings, n_dedupe_min=n_dedupe_min))
 
 
 def settings_for(server: RedisServer, **options: object) -> RedisSettings:
@@ -71,13 +50,6 @@ def at(batch: EventBatch, schema: type, start: int, end: int, source: str) -> Ev
     part.raw.positions[:] = np.arange(start, end)
     object.__setattr__(part.raw, "source", source)
     return part
-
-
-def bits(matrix: FeatureMatrix) -> list[bytes]:
-    return [
-        part.tobytes()
-        for part in (matrix.values, matrix.status, matrix.is_late, matrix.is_duplicate)
-    ]
 
 
 @pytest.mark.parametrize("seed", range(8))
