@@ -9,7 +9,7 @@ import typer
 
 from sentinel.cli import config, options
 from sentinel.cli.output import Output, table
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load, now_ms
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
@@ -71,7 +71,6 @@ def get(  # noqa: PLR0913 -- one parameter a flag
     """
     from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.redis.partitions import read_partitions
-    from sentinel.release import load_release
 
     chosen = config.store_of(config.load({"store": store}, file=config_file))
     if chosen.kind is not StoreKind.REDIS:
@@ -82,7 +81,7 @@ def get(  # noqa: PLR0913 -- one parameter a flag
             got=chosen.shown,
             hint="State in memory or in a folder is read by the process that has it open.",
         )
-    loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    loaded = load(release, trust, allow_unapproved=unapproved)
     plan = loaded.parts.plan
     name = chosen.name or plan.features.name
     fields = {each.name: each.key for each in plan.features.entities}

@@ -17,7 +17,7 @@ from sentinel.cli.features import group
 from sentinel.cli.features_replay import EventFiles, FeedbackFiles, in_one
 from sentinel.cli.output import Output, number, pairs, table
 from sentinel.cli.records import check_log
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load
 from sentinel.cli.replay import graceful
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -93,7 +93,6 @@ def parity(  # noqa: PLR0913 -- one parameter a flag
     from sentinel.features import Engine
     from sentinel.monitoring.feature_parity import LogParity
     from sentinel.monitoring.metrics import Metrics
-    from sentinel.release import load_release
 
     check_log(log)
     if follow and len(events) + len(feedback or []) > 1 + bool(feedback):
@@ -103,7 +102,7 @@ def parity(  # noqa: PLR0913 -- one parameter a flag
             expected="one file of events, and one of feedback at most",
             got=f"{len(events)} and {len(feedback or [])}",
         )
-    loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    loaded = load(release, trust, allow_unapproved=unapproved)
     plan = loaded.parts.plan
     engine, first = (Engine(plan), 0) if state is None else _restored(plan, state)
     metrics = Metrics()

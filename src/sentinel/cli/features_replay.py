@@ -13,7 +13,7 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.features import group
 from sentinel.cli.output import Advance, Output, number, pairs
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
@@ -119,13 +119,11 @@ def feature_set_of(source: Path, trust: Path | None, *, allow_unapproved: bool) 
     SentinelError
         What loading raises.
     """
-    from sentinel.release import Pipeline, load_release
+    from sentinel.release import Pipeline
 
     if source.suffix == ".py":
         return Pipeline.load(source).features
-    loaded = load_release(
-        source, load_trust(trust), now_ms=now_ms(), allow_unapproved=allow_unapproved
-    )
+    loaded = load(source, trust, allow_unapproved=allow_unapproved)
     return loaded.parts.plan.features
 
 

@@ -255,6 +255,20 @@ def verify(folder: Path, trust: Path | None) -> LoadedRelease:
     return verify_release(folder, load_trust(trust), now_ms=now_ms())
 
 
+def load(folder: Path, trust: Path | None, *, allow_unapproved: bool) -> LoadedRelease:
+    """Verify and load a release that is to decide; the trust file says whose approvals count.
+
+    Raises
+    ------
+    SentinelError
+        What verifying raises; ``release-not-approved``.
+    """
+    from sentinel.release import load_release
+
+    trusted = load_trust(trust)
+    return load_release(folder, trusted, now_ms=now_ms(), allow_unapproved=allow_unapproved)
+
+
 def load_trust(path: Path | None) -> Trust | None:
     """Read a trust file; without one nobody is trusted."""
     from sentinel.release import Trust

@@ -11,7 +11,7 @@ import typer
 
 from sentinel.cli import config, options
 from sentinel.cli.output import Output, pairs
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load
 from sentinel.core.threads import require_threads, threads_to_serve
 
 if TYPE_CHECKING:
@@ -140,16 +140,10 @@ def _serve_alone(
     lines: LineHandler,
 ) -> None:
     """Serve with this process."""
-    from sentinel.release import load_release
     from sentinel.serving import ReleaseSource
     from sentinel.serving import serve as run_server
 
-    loaded = load_release(
-        served.release,
-        load_trust(served.trust),
-        now_ms=now_ms(),
-        allow_unapproved=served.allow_unapproved,
-    )
+    loaded = load(served.release, served.trust, allow_unapproved=served.allow_unapproved)
     source = None
     if served.releases is not None:
         source = ReleaseSource(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load
 
 if TYPE_CHECKING:
     from sentinel.contract import Quarantine
@@ -81,17 +81,11 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
     from sentinel.contract import Quarantine
     from sentinel.features.stores.choice import open_store
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
-    from sentinel.release import load_release
     from sentinel.release.decision_log import open_decision_log
     from sentinel.scoring import ReplayClock, Sinks
     from sentinel.streaming import DecisionValve, RefusalValve, Valves
 
-    loaded = load_release(
-        plan.folder,
-        load_trust(plan.trust),
-        now_ms=now_ms(),
-        allow_unapproved=plan.allow_unapproved,
-    )
+    loaded = load(plan.folder, plan.trust, allow_unapproved=plan.allow_unapproved)
     with ExitStack() as stack:
         if not plan.quarantine.exists():
             stack.callback(_remove_when_empty, plan.quarantine)

@@ -11,7 +11,7 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs, table
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
@@ -71,9 +71,8 @@ def compact(
 ) -> None:
     """Bring the state up to date with its log, write one snapshot, drop what it covers."""
     from sentinel.features.stores.embedded import EmbeddedStore
-    from sentinel.release import load_release
 
-    loaded = load_release(release, load_trust(trust), now_ms=now_ms(), allow_unapproved=unapproved)
+    loaded = load(release, trust, allow_unapproved=unapproved)
     looked = _look(folder)
     _refuse_damage(folder, looked)
     before = _n_bytes(folder, looked)
