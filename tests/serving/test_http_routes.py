@@ -19,7 +19,11 @@ ROW = [19.5, 1.0, 20.0, 60.0, 1.0]
     [
         (b"", "application/json", 422, "event-refused"),
         (b"{", "application/json", 422, "event-refused"),
-        (b"[" * 100_000, "application/json", 422, "event-refused"),
+        (b"[" * 100_000, "application/json", 400, "request-invalid"),
+        (b"[]", "application/json", 400, "request-invalid"),
+        (b'[{"a":1},', "application/json", 400, "request-invalid"),
+        (b'[{"a":"\xff"}', "application/json", 400, "request-invalid"),
+        (b" {", "application/json", 422, "event-refused"),
         (b'{"amount":NaN}', "application/json", 422, "event-refused"),
         (b"\xff\xfe", "application/json", 422, "event-refused"),
         (b"{}", "text/plain", 415, "content-unsupported"),
@@ -50,6 +54,24 @@ def test_an_event_gets_a_decision(server: Served) -> None:
     assert decision["event_id"] == "t-one"
     assert 0 <= float(str(decision["score"])) <= 1
     assert decision["served_by"] == "champion"
+
+
+def test_an_array_of_events_gets_an_array_of_decisions(server: Served) -> None:
+    """In their order; what is no event has its own error, with its place."""
+    events = [payment("t-a1"), b"{}", b"7", b"[ ]", payment("t-a2")]
+    body = b"[" + b" , ".join(events) + b"]\n"
+    answer = server.request("POST", "/v1/score", body, content_type="application/json")
+    found = json.loads(answer.body)
+    assert answer.status == 200
+    assert [each.get("event_id") for each in found] == ["t-a1", None, None, None, "t-a2"]
+    assert [each.get("line") for each in found] == [None, 1, 2, 3, None]
+    assert {each["code"] for each in found[1:4]} == {"event-refused"}
+
+
+def test_an_array_has_as_many_events_as_lines_may_have(server: Served) -> None:
+    body = b"[" + b",".join([b"{}"] * (limits.REQUEST_ROWS_MAX + 1)) + b"]"
+    answer = server.request("POST", "/v1/score", body, content_type="application/json")
+    assert (answer.status, answer.json()["code"]) == (413, "request-too-large")
 
 
 def test_lines_are_answered_in_their_order_good_and_bad(server: Served) -> None:

@@ -341,7 +341,6 @@ CANARY_EVENTS_DEFAULT = 256
 # Events whose log is cut just before them in the time-travel test.
 TIME_TRAVEL_EVENTS_DEFAULT = 256
 # Resamples of a bootstrap: the 95 % bounds are then good to a few percent of their width.
-BOOTSTRAP_RESAMPLES_DEFAULT = 200
 BOOTSTRAP_RESAMPLES_MAX = 10_000
 
 # --- streaming --------------------------------------------------------------------------------
@@ -350,8 +349,6 @@ DECISION_FILE_BUFFER_BYTES = 1 << 20
 # A checkpoint costs a sync of the decisions: rarely enough not to be felt, often enough that a
 # kill costs a second of work.
 CHECKPOINT_EVENTS = 65_536
-# Batches whose durations are kept for percentiles; beyond it every second one is dropped.
-BATCH_DURATIONS_MAX = 65_536
 # Events of one consume call of a stream, all partitions together.
 STREAM_READ_EVENTS = 4_096
 # How long a read waits for a full batch: what a lone event waits.
@@ -369,6 +366,13 @@ STREAM_FEEDBACK_READ_S_MAX = 1.0
 # How long feedback that does come may hold events up, as after an outage: less than the 300 s
 # between two reads after which the group takes a worker for dead.
 STREAM_FEEDBACK_CATCH_UP_S = 240.0
+# With transactions: how long the broker keeps one open whose worker is silent; longer than a batch
+# waits for feedback, and a third of what a broker grants (transaction.max.timeout.ms).
+STREAM_TRANSACTION_S_MAX = 300.0
+# Calls of one step of a transaction that the client says may be repeated, each within that time.
+STREAM_TRANSACTION_TRIES_MAX = 5
+# The name of a worker in them; names of topics and of groups are of this length at most.
+STREAM_TRANSACTIONAL_ID_CHARACTERS_MAX = 249
 # Restarts at the same event after which it alone is quarantined as poison.
 POISON_RESTARTS_MAX = 3
 # Pause of a start after a death in mid-batch, doubled with each further one in a row.
@@ -420,6 +424,9 @@ REQUEST_ROWS_MAX = 10_000
 QUEUE_ROWS_MAX = 32_768
 # Rows scored together: beyond this a row gets no cheaper, and a small request waits longer.
 SERVE_BATCH_ROWS_MAX = 512
+# A stream of lines: how long one may be, and how many are under way before nothing more is read.
+STREAM_LINE_BYTES_MAX = EVENT_BYTES_MAX
+STREAM_LINES_AHEAD_MAX = 8_192
 # Forms of tensor requests that are known by their bytes, and how long one may be.
 TENSOR_FORMS_KNOWN_MAX = 256
 TENSOR_FORM_BYTES_MAX = 1_024
@@ -494,7 +501,6 @@ EXPLAINER_NICE = 10
 EXPLANATION_SEGMENT_BYTES_MAX = 64 << 20
 # A file that somebody else may have damaged: one explanation is 4 kB at 30 features.
 EXPLANATION_LINE_BYTES_MAX = 1 << 20
-
 # How often the canary goes through the door, and how long it may take.
 DOOR_CANARY_S = 5.0
 DOOR_CANARY_WAIT_S = 2.0
@@ -576,6 +582,7 @@ DEMO_SERVER_WAIT_S = 60.0
 DEMO_TRIES_MAX = 60
 
 _RELATIONS = {
+    "a transaction outlives a wait": STREAM_FEEDBACK_CATCH_UP_S < STREAM_TRANSACTION_S_MAX,
     "a release has room for its largest file": RELEASE_FILE_BYTES_MAX < RELEASE_BYTES_MAX,
     "a model's file may be a release's file": MODEL_BYTES_MAX <= RELEASE_FILE_BYTES_MAX,
     "a vector fits into the widest result": FEATURES_MAX <= MODEL_WIDTH_MAX,

@@ -183,7 +183,14 @@ class Server:
         operations = Operations(plane, routes, operator)
         calls = GrpcDoor(plane, self._access, timeout_ms=timeout_ms, gate=gate)
         try:
-            await self._serve(plane, self.swap, HttpDoor(routes), calls, operations, on_started)
+            await self._serve(
+                plane,
+                self.swap,
+                HttpDoor(routes, open_stream=routes.open_stream),
+                calls,
+                operations,
+                on_started,
+            )
         finally:
             self.swap.close()
             batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
@@ -281,9 +288,7 @@ class Server:
         listener.close()
         door.drain()
         await calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
-        end_s = time.monotonic() + limits.DRAIN_S_MAX
-        while door.n_busy and time.monotonic() < end_s:
-            await asyncio.sleep(0.01)
+        await door.end(wait_s_max=limits.DRAIN_S_MAX)
 
 
 def _check(check: Callable[[], object]) -> None:

@@ -33,9 +33,11 @@ from sentinel.serving.doors.http_message import (
     HttpResponse,
     error_response,
 )
+from sentinel.serving.doors.line_stream import LineStream
 from sentinel.serving.doors.pace import Pace
 
 Handler = Callable[[HttpRequest], HttpResponse | None]
+OpensStreams = Callable[[HttpRequest], LineStream | None]
 _NEVER = float("inf")
 _LINGER_S = 1.0
 _PIPELINED_MAX = 32
@@ -50,10 +52,19 @@ class HttpDoor:
     handler : callable
         Takes a request; returns its response, or None and calls ``request.respond`` later.
     connections_max : int
+    open_stream : callable, optional
+        Asked when a head is read: returns who takes the body as it comes, or None.
     """
 
-    def __init__(self, handler: Handler, *, connections_max: int = limits.CONNECTIONS_MAX) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        connections_max: int = limits.CONNECTIONS_MAX,
+        open_stream: OpensStreams | None = None,
+    ) -> None:
         self.handler = handler
+        self.open_stream = open_stream
         self.connections: set[HttpConnection] = set()
         self.connections_max = connections_max
         self.is_draining = False
@@ -79,6 +90,15 @@ class HttpDoor:
         for connection in list(self.connections):
             connection.drain()
 
+    async def end(self, *, wait_s_max: float) -> None:
+        """Wait for what is in work after :meth:`drain`, then end what is left."""
+        end_s = time.monotonic() + wait_s_max
+        while self.n_busy and time.monotonic() < end_s:
+            await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)  # or connections would be ended after the loop
+
     @property
     def n_busy(self) -> int:
         """Connections with a request in work."""
@@ -101,9 +121,12 @@ class HttpConnection(asyncio.Protocol):
         "_is_held",
         "_is_in_message",
         "_is_paused",
+        "_is_stream_held",
+        "_is_streaming",
         "_n_body",
         "_parser",
         "_peer",
+        "_stream",
         "_transport",
         "_unread_s",
         "_url",
@@ -121,8 +144,10 @@ class HttpConnection(asyncio.Protocol):
         self._is_discarding = False
         self._is_paused = False
         self._is_held = False
+        self._is_stream_held = False
         self._unread_s = 0.0
         self._fault: SentinelError | None = None
+        self._stream: LineStream | None = None
         self.deadline_s = _NEVER
         self._reset()
 
@@ -152,6 +177,9 @@ class HttpConnection(asyncio.Protocol):
         self._waiting.clear()
         if current is not None and current[0].on_abandon is not None:
             current[0].on_abandon()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.abandon()
         self._transport = None
         del self._parser  # which knows this connection: neither would go before the collector comes
 
@@ -186,16 +214,25 @@ class HttpConnection(asyncio.Protocol):
             return False
         if self._is_in_message:
             self._is_discarding = True
+        if self._stream is not None and self._is_streaming:
+            cut = SentinelError(
+                ErrorCode.REQUEST_INVALID, at="body", expected="its last chunk", got="its end"
+            )
+            self._stream.fail(cut)
         return True
 
     def pause_writing(self) -> None:
         """Give a client that does not read a deadline."""
         self._is_paused = True
         self.deadline_s = time.monotonic() + limits.ANSWER_UNREAD_S_MAX
+        self._mind_stream()
 
     def resume_writing(self) -> None:
         """Go on with what waited meanwhile."""
         self._is_paused = False
+        if self._stream is not None:
+            self.deadline_s = time.monotonic() + limits.REQUEST_BODY_S_MAX
+            self._mind_stream()
         if self._current is None:
             self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
             self._follow()
@@ -251,9 +288,16 @@ class HttpConnection(asyncio.Protocol):
             self.deadline_s = time.monotonic() + limits.REQUEST_BODY_S_MAX
             if headers.get(b"expect", b"").lower() == b"100-continue" and self._transport:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if b"transfer-encoding" in headers and not self.is_busy and not self._is_paused:
+            self._open_stream()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
+        if self._is_streaming:
+            self.deadline_s = time.monotonic() + limits.REQUEST_BODY_S_MAX
+            if self._stream is not None:
+                self._stream.feed(body)
+            return
         self._n_body += len(body)
         if self._n_body > limits.REQUEST_BODY_BYTES_MAX:
             bound = f"at most {limits.REQUEST_BODY_BYTES_MAX} bytes"
@@ -264,6 +308,11 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand the request on, or let it wait for the one before it."""
+        if self._is_streaming:
+            self._reset()
+            if self._stream is not None:
+                self._stream.end()
+            return
         if self._fault is not None:
             return
         path, query = _split(self._url)
@@ -314,6 +363,60 @@ class HttpConnection(asyncio.Protocol):
             heads.clear()
         heads[chunk[:end]] = head
 
+    # --- streams -----------------------------------------------------------------------------
+
+    def send(self, content: bytes) -> None:
+        """Send a part of a stream's answer."""
+        if self._transport is not None:
+            self._transport.write(content)
+
+    def hold_stream(self, is_held: bool) -> None:
+        """Read nothing more of a stream's body, or read on."""
+        self._is_stream_held = is_held
+        self._mind_stream()
+
+    def end_stream(self, *, closes: bool) -> None:
+        """Take the next request, or end: a stream has said all."""
+        current, self._current = self._current, None
+        self._stream = None
+        self._is_stream_held = False
+        if self._transport is None:
+            return
+        keeps = current is not None and current[1] and not closes and not self._door.is_draining
+        self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
+        if not keeps:
+            self._is_discarding = True
+            self._transport.close()
+            return
+        self._transport.resume_reading()
+        if not self._is_paused:
+            self._follow()
+
+    def _open_stream(self) -> None:
+        """Let somebody take the body as it comes, where the door has somebody."""
+        open_stream = self._door.open_stream
+        if open_stream is None:
+            return
+        path, query = _split(self._url)
+        head = HttpHead(self._parser.get_method(), path, query, self._headers)
+        request = HttpRequest(head, b"", self._peer, self._respond)
+        found = attempt(partial(open_stream, request), at="door")
+        if isinstance(found, SentinelError):
+            self._fault = found
+        elif found is not None:
+            self._current = (request, self._parser.should_keep_alive())
+            self._stream, self._is_streaming = found, True
+            found.begin(self)
+
+    def _mind_stream(self) -> None:
+        """Read a stream's body while its client reads, and not too much is under way."""
+        if self._stream is None or self._transport is None:
+            return
+        if self._is_paused or self._is_stream_held:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
     # --- the pace ----------------------------------------------------------------------------
 
     def hold(self) -> None:
@@ -341,14 +444,28 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._is_discarding or self._is_paused:
             self._transport.abort()
-        elif self._is_in_message:
+        elif self._is_in_message and not self._is_stream_held:
             bound = f"a request within {limits.REQUEST_BODY_S_MAX:.0f} s"
             self._refuse(ErrorCode.REQUEST_TOO_SLOW, "request", bound, "a part of one")
         elif self._current is None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def drain(self) -> None:
-        """Close it now when it is idle."""
+        """Close it now when it is idle; a stream ends behind what is under way."""
+        if self._stream is not None:
+            self._stream.fail(
+                SentinelError(
+                    ErrorCode.DRAINING,
+                    at="server",
+                    expected="one that takes requests",
+                    got="one that is stopping",
+                )
+            )
         if not self.is_busy and not self._is_in_message and self._transport is not None:
             self._transport.close()
 
@@ -408,6 +525,9 @@ class HttpConnection(asyncio.Protocol):
         self._fault = error
         if self._transport is None or self._transport.is_closing():
             return
+        if self._stream is not None:
+            self._stream.fail(error)
+            return
         if self.is_busy:
             # The one before it is still owed its answer, which closes the connection.
             return
@@ -427,6 +547,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes: int = 0
         self._is_head_done = False
         self._is_in_message = False
+        self._is_streaming = False
 
 
 def _split(url: bytes) -> tuple[bytes, bytes]:

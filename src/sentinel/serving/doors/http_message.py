@@ -5,7 +5,7 @@ from __future__ import annotations
 import http
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -205,6 +205,28 @@ def retry_after_s(error: SentinelError) -> int:
     """Return the seconds until it is worth trying again, spread so that not all come at once."""
     wait_s = error.retry_s if isinstance(error, OverloadedError) else 1.0
     return _spread(wait_s)
+
+
+def written_lines(lines: Sequence[bytes | SentinelError], *, first: int = 0) -> list[bytes]:
+    """Write answers to lines: decisions as they are, errors with the number of their line."""
+    return [
+        json.dumps({"line": number, **error_data(line)}, allow_nan=False).encode()
+        if isinstance(line, SentinelError)
+        else line
+        for number, line in enumerate(lines, first)
+    ]
+
+
+def streamed_head(status: int, content_type: bytes) -> bytes:
+    """Write the head of a response whose body comes in chunks."""
+    phrase = _PHRASES[status]
+    head = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head % (status, phrase, content_type)
+
+
+def chunk(content: bytes) -> bytes:
+    """Write one chunk; never an empty one, which would be the last."""
+    return b"%x\r\n%b\r\n" % (len(content), content)
 
 
 def _spread(wait_s: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote_to_bytes
@@ -25,11 +25,12 @@ from sentinel.serving.doors.http_message import (
     HttpHead,
     HttpRequest,
     HttpResponse,
-    error_data,
     error_response,
     json_response,
     refusal,
+    written_lines,
 )
+from sentinel.serving.doors.line_stream import LineStream
 from sentinel.serving.doors.tensor_answer import encode_infer
 from sentinel.serving.doors.tensors import InferBody, InferRequest, read_infer
 from sentinel.serving.fronts.door_plane import DoorPlane, Told
@@ -39,8 +40,10 @@ _NDJSON_TYPES = frozenset({NDJSON, b"application/ndjson", b"application/jsonl"})
 _INFER_TYPES = frozenset({b"", JSON, b"application/octet-stream"})
 _TIMEOUT_HEADERS = (b"sentinel-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _MODEL_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(?:ready|infer|explain))?")
+_SCORE = b"/v1/score"
 _DECISIONS = b"/v1/decisions/"
 _EXPLANATION = b"/explanation"
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 CANARY_HEADER = b"sentinel-canary"
 RELEASE_HEADER = b"sentinel-release"
 
@@ -171,7 +174,7 @@ class HttpRoutes:
         model = b"/v2/models/" + plane.model_name.encode()
         version = model + b"/versions/" + plane.model_version.encode()
         table: dict[bytes, dict[bytes, Handle]] = {
-            b"/v1/score": {b"POST": self._score},
+            _SCORE: {b"POST": self._score},
             b"/v1/feedback": {b"POST": self._feedback},
             b"/v1/release": {b"GET": self._release},
             b"/v1/health": {b"GET": self._health},
@@ -233,11 +236,39 @@ class HttpRoutes:
             raise _content("content-type", f"{JSON.decode()} or {NDJSON.decode()}", content_type)
         limit = self._limit(request, meaning)
         if is_many:
+            write = _many
             events = [line for line in request.body.split(b"\n") if line and not line.isspace()]
+        elif request.body[:1] == b"[":
+            write, events = _array, _elements(request.body)
         else:
-            events = [request.body]
-        write = _many if is_many else _one
+            write, events = _one, [request.body]
         return events, limit, partial(self._reply, request, limit.at_s, write)
+
+    def open_stream(self, request: HttpRequest) -> LineStream | None:
+        """Answer lines while they come, where a request asks for that; None: its body is read.
+
+        It does with lines in chunks for ``/v1/score``.
+
+        Raises
+        ------
+        SentinelError
+            ``caller-unknown``, ``scope-missing``, ``content-unsupported``, ``request-invalid``.
+        """
+        headers = request.headers
+        is_streamed = request.path == _SCORE and request.method == b"POST"
+        if not is_streamed or CANARY_HEADER in headers or b"transfer-encoding" not in headers:
+            return None
+        if _content_type(request) not in _NDJSON_TYPES:
+            return None
+        meaning = self._meaning_of(request.head)
+        request.head.meaning = meaning
+        self._limit(request, meaning)
+        self.n_by_status[200] = self.n_by_status.get(200, 0) + 1
+
+        def submit(events: Sequence[bytes], reply: Reply) -> Work:
+            return self._plane.score(events, self._limit(request, meaning), reply)
+
+        return LineStream(submit, self._plane.abandon)
 
     def _decision(self, request: HttpRequest, meaning: _Meaning) -> None:
         self._access.require(meaning.authorization, Scope.READ)
@@ -380,14 +411,28 @@ def _one(result: EventAnswers | TensorAnswers) -> HttpResponse:
 def _many(result: EventAnswers | TensorAnswers) -> HttpResponse:
     if isinstance(result, TensorAnswers):
         raise TypeError("tensors where events were asked for")
-    lines = [
-        json.dumps({"line": number, **error_data(line)}, allow_nan=False).encode()
-        if isinstance(line, SentinelError)
-        else line
-        for number, line in enumerate(result.lines)
-    ]
-    body = b"\n".join(lines) + b"\n"
+    body = b"\n".join(written_lines(result.lines)) + b"\n"
     return HttpResponse(200, body, content_type=NDJSON, headers=_served(result))
+
+
+def _array(result: EventAnswers | TensorAnswers) -> HttpResponse:
+    if isinstance(result, TensorAnswers):
+        raise TypeError("tensors where events were asked for")
+    body = b"[" + b",".join(written_lines(result.lines)) + b"]"
+    return HttpResponse(200, body, headers=_served(result))
+
+
+def _elements(body: bytes) -> list[bytes]:
+    """Cut a JSON array into its elements, as they came."""
+    try:
+        return [bytes(element) for element in _decode_array(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID,
+            at="request",
+            expected="an event, or an array of events",
+            got=error,
+        ) from error
 
 
 def _served(answers: EventAnswers) -> tuple[tuple[bytes, bytes], ...]:

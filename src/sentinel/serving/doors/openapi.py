@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import sentinel
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode
 from sentinel.scoring import Outcome, Reason, ServedBy, code_names
 from sentinel.serving.doors.status_codes import HTTP_STATUS
@@ -71,7 +72,7 @@ def _score(plane: Plane) -> _Schema:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/Event"}},
+                "application/json": {"schema": _one_or_many("Event")},
                 "application/x-ndjson": lines,
             },
         },
@@ -79,13 +80,22 @@ def _score(plane: Plane) -> _Schema:
             "200": {
                 "description": "Decisions, in the order of the events",
                 "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/Decision"}},
+                    "application/json": {"schema": _one_or_many("Decision", "Error")},
                     "application/x-ndjson": lines,
                 },
             },
             **_errors(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
         },
     }
+
+
+def _one_or_many(name: str, *others: str) -> _Schema:
+    """One of them, or a list; in a list each may be another thing."""
+    own = {"$ref": f"#/components/schemas/{name}"}
+    each = [own, *({"$ref": f"#/components/schemas/{other}"} for other in others)]
+    items: _Schema = {"anyOf": list(each)} if others else dict(own)
+    bounds = {"minItems": 1, "maxItems": limits.REQUEST_ROWS_MAX}
+    return {"anyOf": [own, {"type": "array", "items": items, **bounds}]}
 
 
 def _feedback(plane: Plane) -> _Schema:

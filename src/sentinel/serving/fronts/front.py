@@ -105,7 +105,7 @@ class Front:
     async def _serve(self, plane: RemotePlane, parent: ParentLine, stack: AsyncExitStack) -> None:
         settings, tls = self._job.settings, self._tls
         routes = HttpRoutes(plane, self._access, timeout_ms=settings.timeout_ms)
-        door = HttpDoor(routes)
+        door = HttpDoor(routes, open_stream=routes.open_stream)
         calls = GrpcDoor(plane, self._access, timeout_ms=settings.timeout_ms)
         context = None if tls is None else tls.context
         listener = await listen(
@@ -214,9 +214,7 @@ class Front:
         listener.close()
         door.drain()
         await calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
-        end_s = time.monotonic() + limits.DRAIN_S_MAX
-        while door.n_busy and time.monotonic() < end_s:
-            await asyncio.sleep(0.01)
+        await door.end(wait_s_max=limits.DRAIN_S_MAX)
 
 
 def _same(link: Link[FromScoring]) -> Link[FromScoring]:
