@@ -25,7 +25,6 @@ group = typer.Typer(
 
 # A person waits; a scorer does not.
 _DEADLINE_MS = 2000.0
-_STATUS = ("present", "default", "stale")
 
 
 def register(app: typer.Typer) -> None:
@@ -105,10 +104,7 @@ def get(  # noqa: PLR0913 -- one parameter a flag
         {"entity": entity, "entities": [_data(found, k, i) for i, k in enumerate(keys)]}
     )
     for i, key in enumerate(keys):
-        rows = [
-            (name, float(found.values[i, f]), _STATUS[found.status[i, f]])
-            for f, name in enumerate(found.names)
-        ]
+        rows = [(name, *value) for name, value in _values(found, i).items()]
         output.show(table(f"{entity} {key}: {_age(found, i)}", ["feature", "value", "is"], rows))
 
 
@@ -159,10 +155,18 @@ def _data(found: EntityFeatures, key: str, i: int) -> dict[str, object]:
         "is_known": bool(found.is_known[i]),
         "age_ms_max": None if age_ms < 0 else age_ms,
         "features": {
-            name: {"value": float(found.values[i, f]), "status": _STATUS[found.status[i, f]]}
-            for f, name in enumerate(found.names)
+            name: {"value": value, "status": status}
+            for name, (value, status) in _values(found, i).items()
         },
     }
+
+
+def _values(found: EntityFeatures, i: int) -> dict[str, tuple[float, str]]:
+    """Give value and status of each feature of an entity, by name."""
+    from sentinel.features.words import STATUS_NAMES
+
+    states = (STATUS_NAMES[state] for state in found.status[i].tolist())
+    return dict(zip(found.names, zip(found.values[i].tolist(), states, strict=True), strict=True))
 
 
 def _age(found: EntityFeatures, i: int) -> str:

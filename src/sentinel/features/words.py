@@ -40,7 +40,10 @@ from sentinel.features.definitions import (
 )
 from sentinel.features.durations import parse_ms
 from sentinel.features.feature_set import FeatureSet
-from sentinel.features.matrix import DEFAULTED, STALE
+from sentinel.features.matrix import DEFAULTED, PRESENT, STALE
+
+# What the status of a value is called, in every document.
+STATUS_NAMES = {PRESENT: "present", DEFAULTED: "default", STALE: "stale"}
 
 _UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

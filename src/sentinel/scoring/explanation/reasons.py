@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.features import FeatureSet
-from sentinel.features.matrix import DEFAULTED, PRESENT, STALE
-from sentinel.features.words import FeatureWords
+from sentinel.features.matrix import PRESENT
+from sentinel.features.words import STATUS_NAMES, FeatureWords
 
 Float64Array = npt.NDArray[np.float64]
-_STATUS_NAMES = {PRESENT: "present", DEFAULTED: "default", STALE: "stale"}
 
 
 class Direction(enum.StrEnum):
@@ -99,7 +98,7 @@ class ReasonWriter:
             if signed[j] <= 0 or signed[j] < least:
                 break
             words = self._words.say(j, values, status)
-            name, word = self._names[j], _STATUS_NAMES.get(int(status[j]), "default")
+            name, word = self._names[j], STATUS_NAMES.get(int(status[j]), "default")
             ending = "" if status[j] == PRESENT else f":{word}"
             reason = ReasonWords(
                 code=f"{direction}:{name}{ending}",

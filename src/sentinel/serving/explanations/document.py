@@ -8,10 +8,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.features.matrix import DEFAULTED, PRESENT, STALE
+from sentinel.features.words import STATUS_NAMES
 from sentinel.scoring.explanation import Explanation
 
-_STATUS = {PRESENT: "present", DEFAULTED: "default", STALE: "stale"}
 # Digits of numbers for people; the residual shows that the sum holds before rounding.
 _DIGITS = 6
 
@@ -64,7 +63,7 @@ def explanation_document(
             {
                 "name": name,
                 "value": _single(value) if math.isfinite(value) else None,
-                "status": _STATUS.get(state, "default"),
+                "status": STATUS_NAMES.get(state, "default"),
                 "contribution": round(contribution, _DIGITS),
             }
             for name, value, state, contribution in rows
