@@ -34,11 +34,21 @@ def test_every_documented_error_code_exists() -> None:
     assert documented == [str(code) for code in ErrorCode], "same codes, same order"
 
 
+def anchors_of(document: Path) -> set[str]:
+    """Name the headings of a page as links do."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).strip().replace(" ", "-") for each in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
-        if "://" not in target:
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
+        if "://" in target:
+            continue
+        place = document.parent / target if target else document
+        assert place.exists(), f"{document.name}: {target}"
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors_of(place), f"{document.name}: {target}#{anchor}"
 
 
 @pytest.mark.parametrize("name", MODULES)
