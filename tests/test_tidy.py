@@ -234,6 +234,14 @@ def test_every_room_is_in_the_layers() -> None:
 
 
 def test_every_test_file_mirrors_a_module_or_says_why() -> None:
-    """A newcomer finds the tests of `room/module.py` in `tests/room/`."""
-    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert folders <= {*ROOMS, "oracle", "examples"}
+    """A newcomer finds the tests of `room/module.py` in `tests/room/test_module.py`.
+
+    Tests of what several modules do together have a name of their own, and say what that is.
+    """
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        room = path.relative_to(ROOT / "tests").parts[0]
+        subject = path.stem.removeprefix("test_")
+        if room == path.name or any((SOURCE / room).rglob(f"{subject}.py")):
+            continue
+        assert room in {*ROOMS, "oracle", "examples"}, relative(path)
+        assert ast.get_docstring(ast.parse(path.read_text())), relative(path)
