@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.release.conftest import BUILDER, DEPLOY, NOW_MS, approve_all, trust
+from tests.release.conftest import BUILDER, DEPLOY, NOW_MS, PEOPLE, approve_all, trust
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.release import Role, Terms, approve_release
@@ -81,25 +81,50 @@ def test_an_old_release_comes_back_only_with_a_new_approval(pristine: Path, tmp_
     newer = registry.install(another(pristine, tmp_path / "made", "1.3.0"))
     assert registry.current("payments") is None
     registry.deploy("payments", "1.2.0", trust(), now_ms=NOW_MS)
-    with pytest.raises(SentinelError) as caught:  # both carry sequence 3: which one is newer?
+    with pytest.raises(SentinelError) as caught:  # both carry the same number: which is newer?
         registry.deploy("payments", "1.3.0", trust(), now_ms=NOW_MS)
     assert caught.value.code is ErrorCode.RELEASE_NOT_APPROVED
-    approve_release(newer, DEPLOY, role=Role.DEPLOY, terms=Terms(issued_at_ms=NOW_MS, sequence=10))
+    terms = Terms(issued_at_ms=NOW_MS, sequence=NOW_MS + 10)
+    approve_release(newer, DEPLOY, role=Role.DEPLOY, terms=terms)
     loaded = registry.deploy("payments", "1.3.0", trust(), now_ms=NOW_MS)
     current = registry.current("payments")
     assert current is not None
-    assert (current.version, current.digest, current.sequence) == ("1.3.0", loaded.digest, 10)
+    assert (current.version, current.digest, current.sequence) == (
+        "1.3.0",
+        loaded.digest,
+        NOW_MS + 10,
+    )
     with pytest.raises(SentinelError) as caught:
         registry.deploy("payments", "1.2.0", trust(), now_ms=NOW_MS)
     assert (caught.value.code, caught.value.at) == (
         ErrorCode.RELEASE_NOT_APPROVED,
         "payments@1.2.0: deploy",
     )
-    terms = Terms(issued_at_ms=NOW_MS, sequence=11, note="1.3.0 declines too much")
+    terms = Terms(issued_at_ms=NOW_MS, sequence=NOW_MS + 11, note="1.3.0 declines too much")
     older = registry.path("payments", "1.2.0")
     approve_release(older, DEPLOY, role=Role.DEPLOY, terms=terms)
     registry.deploy("payments", "1.2.0", trust(), now_ms=NOW_MS)
     assert registry.deploy("payments", "1.2.0", trust(), now_ms=NOW_MS).standing
+
+
+def test_what_was_approved_later_is_newer_whatever_folder_it_lies_in(
+    pristine: Path, tmp_path: Path
+) -> None:
+    """Numbers are of the time: how often a release was signed says nothing."""
+    registry = Registry(tmp_path / "registry")
+    older = registry.install(pristine)
+    for minute in range(1, 4):
+        terms = Terms(issued_at_ms=NOW_MS + minute * 60_000)
+        approve_release(older, PEOPLE[Role.DATA], role=Role.DATA, terms=terms)
+    approve_all(older, now_ms=NOW_MS + 240_000)
+    newer = registry.install(another(pristine, tmp_path / "made", "1.3.0"))
+    approve_all(newer, now_ms=NOW_MS + 300_000)
+    registry.deploy("payments", "1.3.0", trust(), now_ms=NOW_MS + 300_000)
+    with pytest.raises(SentinelError) as caught:
+        registry.deploy("payments", "1.2.0", trust(), now_ms=NOW_MS + 300_000)
+    assert caught.value.at == "payments@1.2.0: deploy"
+    approve_all(older, now_ms=NOW_MS + 360_000)
+    registry.deploy("payments", "1.2.0", trust(), now_ms=NOW_MS + 360_000)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"null", b'{"version":"1"}', b"\xff"])

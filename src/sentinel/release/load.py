@@ -258,7 +258,7 @@ def approve_release(folder: Path, key: SigningKey, *, role: Role, terms: Terms) 
     role : Role
         ``data``, ``weights`` or ``deploy``.
     terms : Terms
-        Its sequence number is raised above every approval in the folder.
+        Its sequence number is raised above every approval in the folder, and to the time.
 
     Raises
     ------
@@ -288,7 +288,9 @@ def approve_release(folder: Path, key: SigningKey, *, role: Role, terms: Terms) 
     if role is Role.DEPLOY and missing:
         raise _not_approved(f"{label}: deploy", f"an approval of {missing[0]} first", "none")
     given = [statements[other].sequence for other in APPROVALS if other in statements]
-    raised = replace(terms, sequence=max(terms.sequence, max(given, default=0) + 1))
+    # The time is a number that all folders share: what was approved before has a lower one.
+    sequence = max(terms.sequence, max(given, default=0) + 1, terms.issued_at_ms)
+    raised = replace(terms, sequence=sequence)
     content = approve(loaded.manifest, key, role=role, terms=raised)
     _put_signature(folder, f"{role}.json", content)
     return read_statements({f"{role}.json": content}, loaded.manifest)[role]
