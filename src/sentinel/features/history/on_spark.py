@@ -381,7 +381,7 @@ def advance_shard(batches: Batches, *, document: str, number: int) -> Batches:
     for batch in batches:
         if not batch.num_rows:
             continue
-        given, is_event = _shard_rows(batch, features, shard, now)
+        given, is_event = _shard_rows(batch, features, now)
         now = int(_longs(batch, "now_ms")[-1])
         values, status, is_late = shard.advance(given)
         rows = pa.array(np.flatnonzero(is_event))
@@ -398,7 +398,7 @@ def advance_shard(batches: Batches, *, document: str, number: int) -> Batches:
 
 
 def _shard_rows(
-    batch: pa.RecordBatch, features: FeatureSet, shard: Shard, now: int
+    batch: pa.RecordBatch, features: FeatureSet, now: int
 ) -> tuple[ShardRows, BoolArray]:
     """Put clock rows before late events and behind feedback; feedback itself is learned."""
     is_event = _longs(batch, "kind") == _EVENT

@@ -129,7 +129,7 @@ class ClusterLink:
                 raise self._unreachable(work.fault or "a slot that is sent from node to node")
             n_tries += 1
 
-    def call_nodes(self, command: Sequence[Word], *, n_rows: int = 0) -> dict[Node, Reply]:
+    def call_nodes(self, command: Sequence[Word]) -> dict[Node, Reply]:
         """Send one command to every master.
 
         Raises
@@ -138,7 +138,7 @@ class ClusterLink:
             As :meth:`RedisLink.call`.
         """
         self._map_if_needed(self._clock.monotonic_s() + self.deadline_ms / 1000)
-        return {node: self.call_node(node, command, n_rows=n_rows) for node in self._nodes}
+        return {node: self.call_node(node, command) for node in self._nodes}
 
     def call_node(self, node: Node, command: Sequence[Word], *, n_rows: int = 0) -> Reply:
         """Send one command to a node; it may be of no slot."""
