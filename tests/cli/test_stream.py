@@ -168,6 +168,7 @@ def read_log(folder: Path) -> list[pa.Table]:
         ((), "--bootstrap"),
         (("--source", "nonsense"), "--source"),
         (("--source", "file-log:x", "--set", "a=b"), "--set"),
+        (("--source", "file-log:x", "--transactional-id", "a"), "--transactional-id"),
     ],
 )
 def test_one_source_is_named(run: Run, release: Path, flags_of: tuple[str, ...], at: str) -> None:
@@ -197,6 +198,8 @@ def test_a_topic_that_does_not_exist_is_named(run: Run, release: Path, mock: Moc
     [
         (("--set", "group.id=x"), "stream-setting-invalid", ExitCode.CONFIGURATION),
         (("--set", "no.such.name=x"), "stream-setting-invalid", ExitCode.CONFIGURATION),
+        (("--set", "transactional.id=x"), "stream-setting-invalid", ExitCode.CONFIGURATION),
+        (("--transactional-id", "no spaces"), "stream-setting-invalid", ExitCode.CONFIGURATION),
         (("--partition-key", "payment_id"), "stream-partition-key", ExitCode.USAGE),
         (("--partition-key", "nothing"), "stream-partition-key", ExitCode.USAGE),
         (("--durability", "wish"), "usage-invalid", ExitCode.USAGE),

@@ -38,7 +38,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     loaded = verify_release(Path(order["release"]), None, now_ms=0)
     settings = KafkaSettings(
-        bootstrap=order.get("bootstrap", ""), group=order["group"], client=order.get("client", {})
+        bootstrap=order.get("bootstrap", ""),
+        group=order["group"],
+        client=order.get("client", {}),
+        transactional_id=order.get("transactional_id"),
     )
     job = StreamJob(
         **{
@@ -93,6 +96,7 @@ def main() -> None:
                 "gap": report.n_gap,
                 "holes": report.n_holes,
                 "feedback_waits": metrics.value("sentinel_stream_feedback_waits_total"),
+                "already_visible": metrics.value("sentinel_stream_already_visible_total"),
                 "positions": report.positions,
             }
         )

@@ -112,6 +112,36 @@ def test_ours_stay_ours_and_defaults_may_be_changed() -> None:
     assert made.producer()["linger.ms"] == 1
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "ä", "a/b", "x" * 250])
+def test_a_transactional_id_is_a_plain_name(name: str) -> None:
+    with pytest.raises(SentinelError) as caught:
+        KafkaSettings(bootstrap="b:1", group="g", transactional_id=name)
+    assert caught.value.code is ErrorCode.STREAM_SETTING_INVALID
+    assert caught.value.at == "--transactional-id"
+
+
+def test_with_transactions_positions_that_are_not_decided_are_not_read() -> None:
+    """And only then: a reader of events may otherwise have either level."""
+    client = {"isolation.level": "read_uncommitted"}
+    assert settings(**client).consumer()["isolation.level"] == "read_uncommitted"
+    with pytest.raises(SentinelError) as caught:
+        KafkaSettings(bootstrap="b:1", group="g", transactional_id="a", client=client)
+    assert caught.value.code is ErrorCode.STREAM_SETTING_INVALID
+    assert caught.value.at == "isolation.level"
+
+
+def test_a_transaction_has_a_name_and_a_length_that_may_be_changed() -> None:
+    made = KafkaSettings(bootstrap="b:1", group="g", transactional_id="w.1_a-b")
+    assert made.consumer()["isolation.level"] == "read_committed"
+    assert made.producer()["transactional.id"] == "w.1_a-b"
+    assert made.producer()["transaction.timeout.ms"] == 300_000
+    client = {"transaction.timeout.ms": "9000"}
+    made = KafkaSettings(bootstrap="b:1", group="g", transactional_id="a", client=client)
+    assert made.producer()["transaction.timeout.ms"] == "9000"
+    assert "transactional.id" not in settings().producer()
+    assert "isolation.level" not in settings().consumer()
+
+
 def test_the_table_of_the_file_is_no_setting_of_sentinel(tmp_path: Path) -> None:
     (tmp_path / "sentinel.toml").write_text(
         'batch_events = 7\n[kafka]\n"sasl.mechanism" = "PLAIN"\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from sentinel.monitoring import Metrics
 from sentinel.release import LoadedRelease
 from sentinel.scoring import Scorer
 from sentinel.streaming.file_log.sink import FileLogSink
-from sentinel.streaming.stream.ends import KeepsDecisions, StreamEnds
-from sentinel.streaming.stream.job import StreamJob
-from sentinel.streaming.stream.opening import assemble
+from sentinel.streaming.stream.ends import KeepsDecisions, StreamEnds, Transactions
+from sentinel.streaming.stream.job import Step, StreamJob
+from sentinel.streaming.stream.opening import assemble, nothing
 from sentinel.streaming.stream.state import StreamState
 from sentinel.streaming.stream.worker import StreamWorker
 from sentinel.testing import ManualClock
@@ -37,6 +38,8 @@ class Rig:
         self.reader_type = MemoryLog
         self.clock = ManualClock(1_800_000_000_000, monotonic_s=1000.0)
         self.metrics = Metrics(with_process=False)
+        self.transactions: Transactions | None = None
+        self.on_step: Callable[[Step], None] = nothing
         self.worker: StreamWorker | None = None
         self.scorer: Scorer | None = None
         self.state: StreamState | None = None
@@ -65,7 +68,13 @@ class Rig:
         self.sink.n_decisions = self.sink.n_refusals = 0
         self.reader = self.reader_type(self.topic, with_keys=job.partition_key is not None)
         feedback = self.reader_type(self.feedback_topic) if self.feedback_topic else None
-        ends = StreamEnds(events=self.reader, sink=self.sink, log=self.log, feedback=feedback)
+        ends = StreamEnds(
+            events=self.reader,
+            sink=self.sink,
+            log=self.log,
+            feedback=feedback,
+            transactions=self.transactions,
+        )
 
         def open_state(folder: Path) -> StreamState:
             self.state = StreamState(self.loaded.parts.plan, folder, durability=Durability.PROCESS)
@@ -78,6 +87,7 @@ class Rig:
             metrics=self.metrics,
             clock=self.clock,
             open_state=open_state,
+            on_step=self.on_step,
         )
         self.worker.start()
         return self.worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +64,15 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     decisions: Annotated[str, typer.Option("--decisions", help="Topic for decisions.")],
     quarantine: Annotated[str, typer.Option("--quarantine", help="Topic for refused events.")],
     group: Annotated[str, typer.Option("--group", help="Consumer group.")] = "sentinel",
+    transactional_id: Annotated[
+        str | None,
+        typer.Option(
+            "--transactional-id",
+            metavar="NAME",
+            help="Outputs and positions become visible together, in transactions of Kafka: a name "
+            "of this worker alone, the same at every start.",
+        ),
+    ] = None,
     store: options.Store = None,
     feedback: Annotated[
         str | None, typer.Option("--feedback", help="Topic of feedback (late labels).")
@@ -115,7 +124,8 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     lost or counted twice. SIGTERM and Ctrl-C end it after the batch that it is in: outputs are
     flushed, a snapshot is taken, the group is left.
     """
-    place = _source(bootstrap, source, tuple(assignments or ()))
+    of_kafka = {"--set": bool(assignments), "--transactional-id": transactional_id is not None}
+    place = _source(bootstrap, source, [name for name, is_given in of_kafka.items() if is_given])
     n_kafka = limits.THREADS_KAFKA if place is None else 0
     require_threads(limits.THREADS_FILES + n_kafka + threads_of_blas(), at="sentinel stream")
     from sentinel.features.stores.choice import StoreKind
@@ -149,7 +159,11 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         release=folder,
         source=place,
         job=job,
-        kafka=None if place is not None else _kafka(bootstrap, group, assignments, config_file),
+        kafka=None
+        if place is not None
+        else replace(
+            _kafka(bootstrap, group, assignments, config_file), transactional_id=transactional_id
+        ),
         log=log,
         trust=trust,
         unapproved=unapproved,
@@ -181,8 +195,8 @@ class _Plan:
     port: int | None
 
 
-def _source(bootstrap: str | None, source: str | None, assignments: tuple[str, ...]) -> Path | None:
-    """Return the folder of a log of files; None for Kafka."""
+def _source(bootstrap: str | None, source: str | None, of_kafka: list[str]) -> Path | None:
+    """Return the folder of a log of files; None for Kafka, whose own flags are named."""
     kind, _, folder = (source or "").partition(":")
     is_file_log = kind == "file-log" and bool(folder)
     if (bootstrap is None) == (source is None) or (source is not None and not is_file_log):
@@ -194,11 +208,11 @@ def _source(bootstrap: str | None, source: str | None, assignments: tuple[str, .
             if bootstrap and is_file_log
             else without_password(source or "") or "neither",
         )
-    if is_file_log and assignments:
+    if is_file_log and of_kafka:
         raise SentinelError(
             ErrorCode.USAGE_INVALID,
-            at="--set",
-            expected="--bootstrap: these are properties of the Kafka client",
+            at=of_kafka[0],
+            expected="--bootstrap: this is for Kafka",
             got=f"--source {source}",
         )
     return Path(folder) if is_file_log else None

@@ -135,6 +135,8 @@ METRICS = (
     _counter("sentinel_stream_gap_events_total", "Positions of accepted gaps."),
     _counter("sentinel_stream_hole_positions_total",
              "Positions without an event: marks of transactions, compaction."),
+    _counter("sentinel_stream_already_visible_total",
+             "Outputs not sent again: a transaction had made them visible."),
     _gauge("sentinel_stream_oldest_event_age_seconds",
            "Age of the oldest event that was not read yet, about; 0 without lag."),
     _histogram("sentinel_stream_commit_seconds", "Time of making outputs safe, and saying so."),

@@ -21,6 +21,8 @@ from sentinel.streaming.stream.event_log import Ends, Member, Read, topic_missin
 
 # The client's own code for a call that its state does not allow (rdkafka.h).
 _STATE = -172
+# The broker's: a transaction has this position, and is neither committed nor taken back.
+_UNDECIDED = 88
 
 
 class KafkaLog:
@@ -148,6 +150,44 @@ class KafkaLog:
             return False
         return True
 
+    def committed(
+        self, places: Sequence[tuple[str, int]], *, note: str
+    ) -> dict[tuple[str, int], int] | None:
+        """Ask for the positions that transactions of the group have committed with a note.
+
+        Returns
+        -------
+        dict or None
+            0 where there is none, or one without the note. None while one is not decided.
+
+        Raises
+        ------
+        SentinelError
+            ``stream-failed``.
+        """
+        asked = [kafka.TopicPartition(topic, partition) for topic, partition in places]
+        try:
+            found = self._client.committed(asked, timeout=limits.STREAM_REQUEST_S_MAX)
+        except kafka.KafkaException as error:
+            if error.args[0].code() == _UNDECIDED:
+                return None
+            raise _unreachable(self.topic, error) from error
+        faults = [place.error for place in found if place.error is not None]
+        if any(fault.code() == _UNDECIDED for fault in faults):
+            return None
+        if faults:
+            raise _unreachable(self.topic, kafka.KafkaException(faults[0]))
+        return {
+            (place.topic, place.partition): place.offset
+            if place.metadata == note and place.offset >= 0
+            else 0
+            for place in found
+        }
+
+    def membership(self) -> object:
+        """Return what proves to the broker that this is a member of the group; opaque."""
+        return self._client.consumer_group_metadata()
+
     def close(self) -> None:
         """Leave the group."""
         self._client.close()
@@ -186,14 +226,18 @@ def consumer_of(properties: Mapping[str, str | int | float | bool]) -> kafka.Con
     try:
         return kafka.Consumer(dict(properties))
     except (kafka.KafkaException, ValueError, TypeError) as error:
-        reason = error.args[0]
-        raise SentinelError(
-            ErrorCode.STREAM_SETTING_INVALID,
-            at="properties of the Kafka client",
-            expected="names and values that it knows",
-            got=reason.str() if isinstance(reason, kafka.KafkaError) else reason,
-            hint="See docs/streaming.md.",
-        ) from error
+        raise refused_by_client(error.args[0]) from error
+
+
+def refused_by_client(reason: object) -> SentinelError:
+    """Say which property the client does not take; ``reason`` is its own."""
+    return SentinelError(
+        ErrorCode.STREAM_SETTING_INVALID,
+        at="properties of the Kafka client",
+        expected="names and values that it knows",
+        got=reason.str() if isinstance(reason, kafka.KafkaError) else reason,
+        hint="See docs/streaming.md.",
+    )
 
 
 def n_partitions_of(client: kafka.Consumer, topic: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,8 @@ _OURS = frozenset(
     }
 )
 
+_TRANSACTIONAL_ID = re.compile(r"[A-Za-z0-9._-]+")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSettings:
@@ -50,16 +53,40 @@ class KafkaSettings:
         Consumer group.
     client : mapping of str to str, int, float or bool
         Further properties of librdkafka (SASL, TLS, sizes). Secrets are not in ``repr``.
+    transactional_id : str or None
+        Outputs and positions become visible together, in transactions of this id: one worker has
+        it, always the same. None: without transactions.
+
+    Raises
+    ------
+    SentinelError
+        ``stream-setting-invalid`` for an id of other characters or too many of them, and for
+        ``isolation.level`` beside it.
     """
 
     bootstrap: str
     group: str
     client: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
+    transactional_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what transactions cannot be made with."""
+        name = self.transactional_id
+        if name is None:
+            return
+        n_max = limits.STREAM_TRANSACTIONAL_ID_CHARACTERS_MAX
+        if len(name) > n_max or not _TRANSACTIONAL_ID.fullmatch(name):
+            expected = f"1 to {n_max} letters, digits, dots, dashes and underscores"
+            raise _invalid("--transactional-id", expected, name)
+        if "isolation.level" in self.client:
+            # A position of a transaction that is not decided yet must not be taken for one.
+            raise _invalid("isolation.level", "nothing: it is read_committed", "a value of yours")
 
     def consumer(self) -> ClientSettings:
         """Return the properties of the consumer of events."""
         return {
             **self._reading(),
+            **({} if self.transactional_id is None else {"isolation.level": "read_committed"}),
             "group.id": self.group,
             "partition.assignment.strategy": "cooperative-sticky",
         }
@@ -76,7 +103,7 @@ class KafkaSettings:
             "queue.buffering.max.messages": 4 * limits.STREAM_WAITING_MAX,
             "compression.type": "lz4",
             **_PATIENCE,
-            **self.client,
+            **self._transaction(),
             "bootstrap.servers": self.bootstrap,
             "enable.idempotence": True,
             "delivery.report.only.error": True,
@@ -86,6 +113,17 @@ class KafkaSettings:
         """Return the user's properties for people; secrets are dots."""
         return {
             name: "•••" if is_secret(name) else str(value) for name, value in self.client.items()
+        }
+
+    def _transaction(self) -> ClientSettings:
+        """Put the user's properties on those of a transaction, where there is one."""
+        if self.transactional_id is None:
+            return dict(self.client)
+        timeout_ms = int(1000 * limits.STREAM_TRANSACTION_S_MAX)
+        return {
+            "transaction.timeout.ms": timeout_ms,
+            **self.client,
+            "transactional.id": self.transactional_id,
         }
 
     def _reading(self) -> ClientSettings:

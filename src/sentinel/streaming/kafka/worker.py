@@ -11,7 +11,8 @@ from sentinel.release import LoadedRelease
 from sentinel.scoring import Scorer
 from sentinel.streaming.kafka.log import KafkaLog, consumer_of, n_partitions_of
 from sentinel.streaming.kafka.settings import KafkaSettings
-from sentinel.streaming.kafka.sink import KafkaSink
+from sentinel.streaming.kafka.sink import KafkaSink, OutputTopics
+from sentinel.streaming.kafka.transactions import TransactionalSink
 from sentinel.streaming.stream.ends import KeepsDecisions, StreamEnds
 from sentinel.streaming.stream.job import Step, StreamJob, check_partition_key
 from sentinel.streaming.stream.opening import assemble, nothing
@@ -63,13 +64,19 @@ def open_worker(
         if job.feedback is not None:
             feedback = KafkaLog(settings, job.feedback, in_group=False)
             stack.callback(feedback.close)
-        sink = KafkaSink(
-            settings,
-            decisions=job.decisions,
-            quarantine=job.quarantine,
-            n_partitions=n_decisions,
+        topics = OutputTopics(
+            decisions=job.decisions, quarantine=job.quarantine, n_partitions=n_decisions
         )
-        ends = StreamEnds(events=events, sink=sink, feedback=feedback, log=log)
+        transactions = None
+        if settings.transactional_id is None:
+            sink = KafkaSink(settings, topics, clock=clock)
+        else:
+            sink = transactions = TransactionalSink(
+                settings, events, topics, metrics=metrics, clock=clock
+            )
+        ends = StreamEnds(
+            events=events, sink=sink, feedback=feedback, log=log, transactions=transactions
+        )
         opened = assemble(loaded, ends, job, metrics=metrics, clock=clock, on_step=on_step)
         stack.pop_all()
         return opened

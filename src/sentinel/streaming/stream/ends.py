@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,19 @@ class StreamSink(Protocol):
         """Let go of everything. Safe to call twice."""
 
 
+class Transactions(Protocol):
+    """Makes outputs and positions visible to others together.
+
+    A place is a topic and a partition of it.
+    """
+
+    def begin(self, places: Sequence[tuple[str, int]]) -> bool:
+        """Ask how far outputs are visible: they are not sent again. False: it is not known yet."""
+
+    def commit(self, positions: Mapping[tuple[str, int], int]) -> None:
+        """Make all outputs of what lies before these positions visible; never goes back."""
+
+
 class KeepsDecisions(Protocol):
     """The decision log, as far as a worker has to know it; also a sink of its scorer."""
 
@@ -68,9 +81,12 @@ class StreamEnds:
         Late labels.
     log : KeepsDecisions or None
         The decision log, which is a sink of the scorer.
+    transactions : Transactions or None
+        None: outputs are visible as they come.
     """
 
     events: GroupLog
     sink: StreamSink
     feedback: EventLog | None = None
     log: KeepsDecisions | None = None
+    transactions: Transactions | None = None

@@ -31,6 +31,11 @@ class StreamFeedback:
         Takes one raw batch of one partition into the right state; returns the latest known-at.
     on_missing : callable
         Told a partition that does not hold the position asked for; raises or moves on.
+
+    Attributes
+    ----------
+    next : dict of int to int
+        Position that comes next in each partition that is read.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class StreamFeedback:
         self._on_missing = on_missing
         # Of each partition: the latest known-at that was read; infinite at its end.
         self._latest_ms: dict[int, float] = {}
+        # Of each partition: the position that comes next.
+        self.next: dict[int, int] = {}
         self._paused: set[int] = set()
 
     @property
@@ -57,6 +64,7 @@ class StreamFeedback:
         if not positions:
             return
         self._latest_ms.update(dict.fromkeys(positions, float(_LONG_AGO_MS)))
+        self.next.update(positions)
         self.log.add(positions)
 
     def remove(self, partitions: list[int]) -> None:
@@ -64,6 +72,7 @@ class StreamFeedback:
         ours = [p for p in partitions if p in self._latest_ms]
         for partition in ours:
             del self._latest_ms[partition]
+            del self.next[partition]
             self._paused.discard(partition)
         if ours:
             self.log.remove(ours)
@@ -111,6 +120,7 @@ class StreamFeedback:
             partition = batch.raw.partition
             if partition in self._latest_ms:
                 known_ms = self._learn(batch.raw)
+                self.next[partition] = int(batch.raw.positions[-1]) + 1
                 before = self._latest_ms[partition]
                 self._latest_ms[partition] = max(known_ms, before if before < np.inf else known_ms)
                 n_read += batch.raw.n_events

@@ -9,6 +9,7 @@ import numpy as np
 from sentinel.contract import RawBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
+from sentinel.streaming.stream.ends import Transactions
 from sentinel.streaming.stream.event_log import EventLog, GroupLog, behind, gap
 from sentinel.streaming.stream.feedback import StreamFeedback
 from sentinel.streaming.stream.job import StreamJob, not_alone
@@ -44,9 +45,11 @@ class Places:
         self._metrics = metrics
         self._on_release = on_release
         self.feedback: StreamFeedback | None = None
+        self.transactions: Transactions | None = None
         # Held, and read: the position that comes next of each partition.
         self.next: dict[int, int] = {}
-        # Ours, while another process still holds their state.
+        # Ours, while another process still holds their state, or it is still being decided how far
+        # its outputs are visible.
         self._waiting: set[int] = set()
         # What went wrong inside a call of the log; raised from the next turn.
         self.failure: SentinelError | None = None
@@ -117,7 +120,7 @@ class Places:
                 self._show_partitions()
 
     def _begin(self, partition: int) -> int | None:
-        """Open the state of a partition and say where to read on; None while it is held."""
+        """Open the state of a partition and say where to read on; None: not yet."""
         try:
             self._shelf.open(partition)
         except SentinelError as error:
@@ -125,16 +128,35 @@ class Places:
                 raise
             self._waiting.add(partition)
             return None
-        self._waiting.discard(partition)
         at = self._resume_position(self._log, partition)
-        self.next[partition] = at
-        feedback = self.feedback
+        feedback, chosen = self.feedback, self._feedback_of(partition)
+        places = [(self._log.topic, partition)]
         if feedback is not None:
-            chosen = [partition]
-            if self._job.partition_key is None:
-                chosen = [] if feedback.is_reading else list(range(self._n_feedback_partitions))
+            places += [(feedback.log.topic, p) for p in chosen]
+        if self.transactions is not None and not self.transactions.begin(places):
+            self._waiting.add(partition)
+            return None
+        self._waiting.discard(partition)
+        self.next[partition] = at
+        if feedback is not None:
             feedback.add({p: self._resume_position(feedback.log, p) for p in chosen})
         return at
+
+    def _feedback_of(self, partition: int) -> list[int]:
+        """Say which partitions of the feedback begin with one of the events."""
+        if self.feedback is None:
+            return []
+        if self._job.partition_key is not None:
+            return [partition]
+        return [] if self.feedback.is_reading else list(range(self._n_feedback_partitions))
+
+    def carried(self) -> dict[tuple[str, int], int]:
+        """Return the position that comes next in each partition of events and of feedback."""
+        found = {(self._log.topic, p): at for p, at in self.next.items()}
+        if self.feedback is not None:
+            topic = self.feedback.log.topic
+            found |= {(topic, p): at for p, at in self.feedback.next.items()}
+        return found
 
     # --- positions ---------------------------------------------------------------------------
 

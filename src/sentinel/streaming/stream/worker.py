@@ -10,9 +10,11 @@ For each batch of one partition
 and every ``STREAM_COMMIT_S``
 
 5. ``flushed``: the sink has brought all of them where they go, and the decision log's are written;
+   with transactions, outputs and positions are visible from here on, together;
 6. ``marked``: the state folder says that outputs are safe up to here;
 7. ``snapshot``: where one is due;
-8. ``committed``: the log has been told the positions, for people who watch lag.
+8. ``committed``: the log has been told the positions, for people who watch lag (with transactions
+   it knows).
 
 A worker goes on at the mark. What the state holds beyond it is answered from the state's log with
 the same vectors, so its decisions come out once more, with the same id: see ``docs/streaming.md``.
@@ -128,6 +130,7 @@ class StreamWorker:
         self._places = Places(
             self._log, job, self._shelf, metrics=self._metrics, on_release=self.commit
         )
+        self._places.transactions = ends.transactions
         if ends.feedback is not None:
             self._places.feedback = StreamFeedback(
                 ends.feedback, learn=self._learn, on_missing=self._lost_feedback
@@ -363,6 +366,8 @@ class StreamWorker:
                 got="one that does not",
                 hint="Nothing is lost: the next start decides again what is not in the log.",
             )
+        if self._ends.transactions is not None:
+            self._ends.transactions.commit(self._places.carried())
         self._on_step(Step.FLUSHED)
         topic, carried = self._log.topic, self._places.next
         marked = [state for state in self._shelf.states() if state.mark(topic, carried)]
@@ -370,7 +375,8 @@ class StreamWorker:
         for state in marked:
             state.store.maintain()
         self._on_step(Step.SNAPSHOT)
-        is_sent = self._log.tell(self._places.next) if self._places.next else True
+        is_known = self._ends.transactions is not None or not self._places.next
+        is_sent = is_known or self._log.tell(self._places.next)
         self._metrics.add("sentinel_stream_commits_total", result="sent" if is_sent else "failed")
         self._metrics.record_health(Health.DEGRADED if self._causes() else Health.HEALTHY)
         self._on_step(Step.COMMITTED)
