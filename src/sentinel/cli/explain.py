@@ -56,7 +56,7 @@ def explain(
     from sentinel.release import verify_release
     from sentinel.release.explaining import open_explainer
     from sentinel.scoring.explanation import Absence
-    from sentinel.serving.explanations.document import explanation_document
+    from sentinel.scoring.explanation.document import explanation_document
 
     rows, digest = logged_row(log, event_id)
     loaded = verify_release(release, None, now_ms=now_ms())

@@ -24,7 +24,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.release import verify_release
 from sentinel.release.explaining import open_explainer
 from sentinel.scoring.explanation import Explainer, Explanation
-from sentinel.serving.explanations.document import explanation_document
+from sentinel.scoring.explanation.document import explanation_document
 from sentinel.serving.explanations.explainer_wire import Ask, Told, read_frame, write_frame
 from sentinel.serving.explanations.kept import ExplanationFiles
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.features.words import STATUS_NAMES
-from sentinel.scoring.explanation import Explanation
+from sentinel.scoring.explanation.explainer import Explanation
 
 # Digits of numbers for people; the residual shows that the sum holds before rounding.
 _DIGITS = 6
