@@ -172,6 +172,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, which: str) -> None:
             pass
     assert refused.value.code is ErrorCode.ADDRESS_UNUSABLE
     assert str(port) in refused.value.at
+    assert refused.value.got == "Address already in use"
+    assert f"--{which.replace('_', '-')}" in refused.value.hint
 
 
 def test_every_code_has_a_status_in_both_protocols() -> None:

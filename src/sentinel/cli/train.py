@@ -109,6 +109,10 @@ def train(  # noqa: PLR0913 -- one parameter a flag
             "only. To have it approved, make a key (sentinel release key FILE --person NAME "
             "--role build) and train again with --key FILE."
         )
+    else:
+        output.note(
+            f"Next: sentinel release approve {out} --role data --key FILE (docs/release.md)"
+        )
     return ended
 
 

@@ -36,6 +36,7 @@ from sentinel.serving.doors.grpc_messages import (
     message,
 )
 from sentinel.serving.doors.http_message import error_data, retry_after_s
+from sentinel.serving.doors.listening import check_address
 from sentinel.serving.doors.status_codes import GRPC_STATUS
 from sentinel.serving.doors.tensor_answer import binary_output, require_answered, wanted_outputs
 from sentinel.serving.doors.tls import Tls
@@ -107,6 +108,8 @@ class GrpcDoor:
         server.add_generic_rpc_handlers(tuple(self._handlers()))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
+        if not is_shared:
+            check_address(settings.host, settings.grpc_port)
         try:
             if tls is not None:
                 port: int = server.add_secure_port(address, tls.grpc_credentials())

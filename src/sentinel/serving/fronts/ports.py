@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.doors.listening import address_unusable, check_address
 
 SOCKET_NAME = "scoring.sock"
 _LOCK_NAME = "lock"
@@ -29,24 +30,17 @@ def hold_port(host: str, port: int) -> socket.socket:
         ``address-unusable``, also where another server listens already, shared or not.
     """
     try:
+        if port:
+            # Without sharing first: another server's port must not be taken for our own.
+            check_address(host, port)
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        if port:
-            # Without sharing first: another server's port must not be taken for our own.
-            with socket.socket(family, kind, protocol) as alone:
-                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                alone.bind(address)
         held = socket.socket(family, kind, protocol)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(address)
     except (OSError, OverflowError) as error:
-        raise SentinelError(
-            ErrorCode.ADDRESS_UNUSABLE,
-            at=f"{host}:{port}",
-            expected="an address to listen at",
-            got=getattr(error, "strerror", None) or error,
-        ) from error
+        raise address_unusable(host, port, error) from error
     return held
 
 
