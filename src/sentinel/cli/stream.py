@@ -14,7 +14,7 @@ import typer
 from sentinel.cli import config, options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
-from sentinel.cli.release import load_trust, now_ms
+from sentinel.cli.release import load
 from sentinel.cli.replay import graceful
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError, without_password
@@ -233,13 +233,10 @@ def _kafka(
 def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker, LoadedRelease]]:
     """Verify and load the release, and put the worker together."""
     from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
-    from sentinel.release import load_release
     from sentinel.release.decision_log import open_decision_log
     from sentinel.streaming import DecisionValve
 
-    loaded = load_release(
-        plan.release, load_trust(plan.trust), now_ms=now_ms(), allow_unapproved=plan.unapproved
-    )
+    loaded = load(plan.release, plan.trust, allow_unapproved=plan.unapproved)
     with ExitStack() as stack:
         metrics = Metrics()
         if plan.port is not None:
