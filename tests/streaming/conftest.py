@@ -1,13 +1,19 @@
-"""A small approved release and the events that it was made from, made by the tests of releases."""
+"""A small release and the events that it was made from; a broker of a module's own."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stream_rig import Cluster, named_cluster
 
 from sentinel.contract import Quarantine, RawBatch
 from sentinel.features.stores.embedded import Durability
@@ -15,6 +21,18 @@ from sentinel.monitoring import Metrics
 from sentinel.release import verify_release
 from sentinel.scoring import Sinks
 from sentinel.streaming.stream.state import StreamState
+from sentinel.testing.mock_kafka import MockKafka
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Give the broker that the environment names, or a mock in a process of its own."""
+    named = named_cluster()
+    if named is not None:
+        yield Cluster(named, None)
+        return
+    with MockKafka({}) as mock:
+        yield Cluster(mock.bootstrap, mock)
 
 
 @dataclass(frozen=True)

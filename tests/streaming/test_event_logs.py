@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,7 @@ from random import Random
 from typing import Protocol
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stream_rig import Cluster, named_cluster
+from stream_rig import Cluster
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.streaming.file_log.log import FileLogWriter, create_topic
@@ -23,7 +19,6 @@ from sentinel.streaming.kafka.log import KafkaLog
 from sentinel.streaming.kafka.settings import KafkaSettings
 from sentinel.streaming.stream.event_log import Ends, GroupLog, KeyedBatch, cut
 from sentinel.testing.memory_log import MemoryLog, MemoryTopic
-from sentinel.testing.mock_kafka import MockKafka
 
 WAIT_S = 60.0
 N_PARTITIONS = 3
@@ -101,16 +96,6 @@ def read_until(log: GroupLog, is_done: Callable[[Seen], bool], seen: Seen | None
         seen.at_end.update(read.at_end)
         seen.out_of_range.update(read.out_of_range)
     return seen
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    named = named_cluster()
-    if named is not None:
-        yield Cluster(named, None)
-        return
-    with MockKafka({}) as mock:
-        yield Cluster(mock.bootstrap, mock)
 
 
 @pytest.fixture(params=["kafka", "files", "memory"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,6 @@ from random import Random
 from typing import Protocol
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from stream_rig import Cluster, Stream, named_cluster
 
 from sentinel.testing.mock_kafka import MockKafka

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,9 +13,6 @@ from typing import Protocol
 
 import confluent_kafka as kafka
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from stream_rig import WAIT_S, Cluster, FileCluster, Stream, named_cluster
 
 from sentinel.contract import Quarantine
@@ -35,16 +31,6 @@ class Case(Protocol):
     events: Path
     feedback: Path
     n_events: int
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    named = named_cluster()
-    if named is not None:
-        yield Cluster(named, None)
-        return
-    with MockKafka({}) as mock:
-        yield Cluster(mock.bootstrap, mock)
 
 
 @pytest.fixture
