@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,6 @@ from typing import Protocol
 
 import confluent_kafka as kafka
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from stream_rig import WAIT_S, Cluster, Stream, named_cluster
 from worker_rig import Rig
 
@@ -83,6 +79,10 @@ def stream(cluster: Cluster, case: Case, tmp_path: Path) -> Iterator[Stream]:
 # --- a broker in memory --------------------------------------------------------------------------
 
 
+class KilledError(Exception):
+    """The process is no more."""
+
+
 class AtomicSink(MemorySink):
     """A broker in memory: outputs and positions are visible together, or neither is."""
 
@@ -91,6 +91,7 @@ class AtomicSink(MemorySink):
         self.visible = Visible()
         self.positions: dict[tuple[str, int], int] = {}
         self.n_undecided = 0
+        self.dies_at = 0
 
     def put(self, refusals: Sequence[Refusal]) -> None:
         """Take refusals; keep those that are not visible."""
@@ -119,19 +120,19 @@ class AtomicSink(MemorySink):
         return True
 
     def commit(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Make everything visible."""
+        """Make everything visible, unless this is where it dies."""
+        self.dies_at -= 1
+        if self.dies_at == 0:
+            raise KilledError
         self.positions |= self.visible.advanced(positions)
         super().flush(0.0)
         self.visible.begin(self.positions)
 
 
-class KilledError(Exception):
-    """The process is no more."""
-
-
 def die_at(rng: Random, rig: Rig) -> None:
-    """Let the next worker die after some step."""
-    chosen, n_left = rng.choice(list(Step)), rng.randrange(1, 4)
+    """Let the next worker die after some step, or while it asks for a commit."""
+    chosen, n_left = rng.choice([*Step, None]), rng.randrange(1, 4)
+    rig.sink.dies_at = 0 if chosen else n_left
 
     def on_step(step: Step) -> None:
         nonlocal n_left
@@ -177,7 +178,7 @@ def test_killed_at_any_step_every_output_is_visible_once(
             live_until_killed(rng, rig)
             if rng.random() < 0.2:
                 shutil.rmtree(rig.folder / "state")
-        rig.on_step = lambda step: None
+        rig.on_step, rig.sink.dies_at = lambda step: None, 0
         worker = rig.start()
         for _ in range(8):
             rig.clock.advance(0.3)
@@ -196,6 +197,7 @@ def test_killed_at_any_step_every_output_is_visible_once(
 PRODUCE, INIT, ADD_PARTITIONS, ADD_OFFSETS, END, OFFSETS = 0, 22, 24, 25, 26, 28
 FENCED, OLD_EPOCH, LOADING, CONCURRENT, NOT_COORDINATOR = 90, 47, 14, 51, 16
 UNKNOWN_MEMBER, ILLEGAL_GENERATION, FORBIDDEN = 25, 22, 53
+OFFSET_FETCH, UNSTABLE = 9, 88
 
 
 def sink_of(cluster: Cluster, *, name: str = "worker-1", topic: str | None = None):
@@ -221,6 +223,21 @@ def send(sink: TransactionalSink, first: int, end: int) -> None:
     sink.put(refusals(first, end))
     assert sink.flush(10)
     sink.commit({("e", 0): end})
+
+
+@pytest.mark.reliability("C11", t1=1)
+def test_positions_that_are_not_decided_yet_are_asked_for_again(cluster: Cluster) -> None:
+    """A transaction of another worker has them; nobody waits for it within the call."""
+    mock = cluster.mock
+    if mock is None:
+        pytest.skip("errors of a broker are injected into the mock")
+    sink, log = sink_of(cluster)
+    mock.fail(OFFSET_FETCH, UNSTABLE, 1_000)
+    assert not sink.begin([("e", 0)])
+    mock.fail(OFFSET_FETCH, 0, 1)
+    begin_and_send(sink, 3)
+    sink.close()
+    log.close()
 
 
 def begin_and_send(sink: TransactionalSink, end: int) -> None:

@@ -371,6 +371,8 @@ STREAM_FEEDBACK_CATCH_UP_S = 240.0
 STREAM_TRANSACTION_S_MAX = 300.0
 # Calls of one step of a transaction that the client says may be repeated, each within that time.
 STREAM_TRANSACTION_TRIES_MAX = 5
+# How long a worker asks at a time how far its outputs are visible: partitions that it reads wait.
+STREAM_UNDECIDED_S_MAX = 1.0
 # The name of a worker in them; names of topics and of groups are of this length at most.
 STREAM_TRANSACTIONAL_ID_CHARACTERS_MAX = 249
 # Restarts at the same event after which it alone is quarantined as poison.

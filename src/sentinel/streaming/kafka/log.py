@@ -21,8 +21,9 @@ from sentinel.streaming.stream.event_log import Ends, Member, Read, topic_missin
 
 # The client's own code for a call that its state does not allow (rdkafka.h).
 _STATE = -172
-# The broker's: a transaction has this position, and is neither committed nor taken back.
-_UNDECIDED = 88
+# The broker's: a transaction has this position, and is neither committed nor taken back. The client
+# asks again until its time is up, and then says that alone.
+_UNDECIDED = frozenset({88, -185})
 
 
 class KafkaLog:
@@ -158,7 +159,8 @@ class KafkaLog:
         Returns
         -------
         dict or None
-            0 where there is none, or one without the note. None while one is not decided.
+            0 where there is none, or one without the note. None while one is not decided, or the
+            broker is slow to answer: ask again.
 
         Raises
         ------
@@ -167,13 +169,13 @@ class KafkaLog:
         """
         asked = [kafka.TopicPartition(topic, partition) for topic, partition in places]
         try:
-            found = self._client.committed(asked, timeout=limits.STREAM_REQUEST_S_MAX)
+            found = self._client.committed(asked, timeout=limits.STREAM_UNDECIDED_S_MAX)
         except kafka.KafkaException as error:
-            if error.args[0].code() == _UNDECIDED:
+            if error.args[0].code() in _UNDECIDED:
                 return None
             raise _unreachable(self.topic, error) from error
         faults = [place.error for place in found if place.error is not None]
-        if any(fault.code() == _UNDECIDED for fault in faults):
+        if any(fault.code() in _UNDECIDED for fault in faults):
             return None
         if faults:
             raise _unreachable(self.topic, kafka.KafkaException(faults[0]))
