@@ -18,10 +18,7 @@ CONFIGURATION_FILE_BYTES_MAX = 1 << 20
 # model's runtime. A front has itself, its log lines and one to spare. A replay, or a stream of
 # files, has decision log, progress, metrics, a probe, one of the model's runtime, one to spare.
 # Kafka's clients have one each and one a broker: three clients, four brokers, one to spare.
-THREADS_SERVE = 13
-THREADS_FRONT = 3
-THREADS_FILES = 6
-THREADS_KAFKA = 16
+THREADS_SERVE, THREADS_FRONT, THREADS_FILES, THREADS_KAFKA = 13, 3, 6, 16
 # Those of libraries: libuv's pool; of gRPC a timer, a guard, one that polls, and a pool of one a
 # core within bounds; NumPy's linear algebra one a core, up to what it is built for.
 THREADS_LIBUV = 4
@@ -43,8 +40,7 @@ FLOAT_EXACT_INTEGER_MAX = 1 << 53
 # Event time against the receiving clock, both ways (DESIGN, Contract).
 EVENT_TIME_SKEW_MS_MAX = 5 * 60 * 1000
 # Event times by default lie in this century: 2000-01-01 to 2100-01-01, UTC.
-TIME_DEFAULT_MIN_MS = 946_684_800_000
-TIME_DEFAULT_MAX_MS = 4_102_444_800_000
+TIME_DEFAULT_MIN_MS, TIME_DEFAULT_MAX_MS = 946_684_800_000, 4_102_444_800_000
 # No contract may reach further than year 9999, either way: RFC 3339 ends there.
 TIME_MS_MAX = 253_402_300_799_999
 # A name is compared in nine 8-byte words, its closing quote included.
@@ -167,8 +163,7 @@ STORE_BACKOFF_MS = 2.0
 STORE_RETRY_SHARE = 0.1
 STORE_RETRY_BUDGET_MAX = 10
 # Pause after a loss, doubled to the second bound: back within a second of Redis.
-STORE_PAUSE_MS = 50.0
-STORE_PAUSE_MS_MAX = 400.0
+STORE_PAUSE_MS, STORE_PAUSE_MS_MAX = 50.0, 400.0
 # A batch is computed anew when another writer was first; each time some writer got on.
 STORE_REDO_MAX = 100
 # Commits whose changed rows are listed: a writer further behind forgets its rows.
@@ -244,8 +239,7 @@ LOG_LINES_MAX = 10_000
 # Characters of one text in a log line: a stack trace fits.
 LOG_TEXT_CHARACTERS_MAX = 16_384
 # Depth and items of a value that is logged with a line.
-LOG_VALUE_DEPTH_MAX = 4
-LOG_VALUE_ITEMS_MAX = 100
+LOG_VALUE_DEPTH_MAX, LOG_VALUE_ITEMS_MAX = 4, 100
 # Seconds that a probe of the accelerators may take, and bytes it may answer.
 PROBE_S_MAX = 5.0
 PROBE_BYTES_MAX = 1 << 20
@@ -264,8 +258,7 @@ BREAKER_WINDOW_CALLS_MAX = 10_000
 # A champion's model file: 20,000 trees of 31 leaves are below this.
 MODEL_BYTES_MAX = 512 << 20
 # Canary events and vectors: all of them are scored at every check, which must stay in milliseconds.
-CANARY_EVENTS_MAX = 4_096
-CANARY_VECTORS_MAX = 4_096
+CANARY_EVENTS_MAX = CANARY_VECTORS_MAX = 4_096
 # Widest canary tolerance, in log-odds: 0.01 moves no probability by more than 0.0025.
 CANARY_TOLERANCE_MAX = 0.01
 # Sources whose refused share is watched; one more shares the place of the rest.
@@ -378,8 +371,7 @@ STREAM_TRANSACTIONAL_ID_CHARACTERS_MAX = 249
 # Restarts at the same event after which it alone is quarantined as poison.
 POISON_RESTARTS_MAX = 3
 # Pause of a start after a death in mid-batch, doubled with each further one in a row.
-STREAM_RESTART_S = 0.25
-STREAM_RESTART_S_MAX = 30.0
+STREAM_RESTART_S, STREAM_RESTART_S_MAX = 0.25, 30.0
 # Events that recovery passes because the process died at them; the oldest are long in a snapshot.
 POISON_EVENTS_MAX = 1_000
 # With a decision log: a segment of it is due so often, so outputs are marked so often.
@@ -412,8 +404,7 @@ HTTP_HEAD_KNOWN_BYTES_MAX = 1024
 # Depth of the JSON of a tensor request: a tensor of two dimensions is five levels down.
 REQUEST_DEPTH_MAX = 16
 # An honest client sends its head at once and its body in a round trip or two.
-REQUEST_HEAD_S_MAX = 10.0
-REQUEST_BODY_S_MAX = 30.0
+REQUEST_HEAD_S_MAX, REQUEST_BODY_S_MAX = 10.0, 30.0
 # An idle connection is kept as long as common balancers keep theirs.
 CONNECTION_IDLE_S_MAX = 75.0
 # A client that does not read its answer is let go.
@@ -489,8 +480,7 @@ EXPLAINER_START_S_MAX = 120.0
 # How long the end of the server waits for what the explainer is doing.
 EXPLAINER_END_S_MAX = 2.0
 # Pause after a failure of the explainer, doubled to the second bound.
-EXPLAINER_PAUSE_S = 0.5
-EXPLAINER_PAUSE_S_MAX = 30.0
+EXPLAINER_PAUSE_S, EXPLAINER_PAUSE_S_MAX = 0.5, 30.0
 # Tries of one batch: the second one after a fresh start; a row that kills twice has none.
 EXPLAINER_TRIES_MAX = 2
 # One message between server and explainer: a batch of 256 rows of 256 features is 2 MB.
