@@ -351,6 +351,25 @@ def test_killed_at_a_step_the_next_start_loses_nothing(
     assert sum(report["positions"].values()) == 400
 
 
+@pytest.mark.reliability("C11", t1=1)
+def test_workers_with_names_of_their_own_share_a_topic(lines: list[bytes], stream: Stream) -> None:
+    """One comes while the other works, the first ends in order: nothing is lost or doubled."""
+    order = {"group": own_name(), "job": {"partition_key": "card_id"}}
+    first = stream.start(transactional_id=own_name(), **order)
+    stream.send(lines[:200])
+    stream.wait_for(200)
+    second = stream.start(transactional_id=own_name(), **order)
+    stream.send(lines[200:400])
+    stream.wait_for(400)
+    report = stream.end(first)
+    stream.send(lines[400:600])
+    ids = stream.wait_for(600)
+    other = stream.end(second)
+    assert sorted(ids) == sorted(f"p{i}" for i in range(600))
+    assert report["decided"] + other["decided"] == 600
+    assert other["decided"] >= 200
+
+
 def leave_positions(stream: Stream, positions: Sequence[int], note: str) -> str:
     """Commit positions of the events in a group that nobody has been in."""
     group = own_name()
