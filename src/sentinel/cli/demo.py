@@ -26,10 +26,11 @@ from sentinel.cli.demo_page import (
 from sentinel.cli.demo_store import HELP, DemoStores, demo_stores
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
-from sentinel.cli.release import evaluation_table, gates_table, instant, now_ms
+from sentinel.cli.release import evaluation_table, gates_table, now_ms
 from sentinel.cli.replay import graceful, run_job
 from sentinel.cli.session import SessionPlan, open_session
 from sentinel.cli.train import build_shown, train_shown
+from sentinel.core.clock import instant
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
 

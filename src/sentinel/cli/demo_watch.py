@@ -181,7 +181,7 @@ class DecisionWatch:
 
 def _shown(decisions: DecisionBatch, schema: ContractSchema, name: str, row: int) -> str:
     """Show a field of an event as it was meant."""
-    from sentinel.cli.release import instant
+    from sentinel.core.clock import instant
 
     batch, declared = decisions.events, schema.field(name)
     place = batch.names.index(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, number, pairs, table
+from sentinel.core.clock import instant
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
@@ -245,7 +245,10 @@ def key(
     entry = trust_entry(person=made.person, key_id=made.key_id, roles=roles)
     output = Output(as_json=as_json)
     output.document({"file": str(path), "key": made.key_id, "person": person, "trust": entry})
-    output.show(f"Private key written to {path}. For the trust file:\n", entry)
+    output.show(
+        f"Private key written to {path}. For the trust file, whose first line is `format = 1`:\n",
+        entry,
+    )
 
 
 def verify(folder: Path, trust: Path | None) -> LoadedRelease:
@@ -297,21 +300,6 @@ def role_named(name: str) -> Role:
 def now_ms() -> int:
     """Read the machine's clock, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def instant(at_ms: int) -> str:
-    """Show an instant, to the minute, in UTC.
-
-    Examples
-    --------
-    >>> instant(1_533_686_400_000)
-    '2018-08-08 00:00 UTC'
-    """
-    try:
-        moment = dt.datetime.fromtimestamp(at_ms / 1000, tz=dt.UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{at_ms} ms"
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def find_releases(folder: Path) -> list[Path]:

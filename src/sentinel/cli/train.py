@@ -10,8 +10,9 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
-from sentinel.cli.release import evaluation_table, gates_table, instant, now_ms
+from sentinel.cli.release import evaluation_table, gates_table, now_ms
 from sentinel.cli.replay import first_decided
+from sentinel.core.clock import instant
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from typing import Protocol
 
@@ -26,3 +27,18 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Seconds that never go back."""
         return time.monotonic()
+
+
+def instant(at_ms: int) -> str:
+    """Show an instant, to the minute, in UTC.
+
+    Examples
+    --------
+    >>> instant(1_533_686_400_000)
+    '2018-08-08 00:00 UTC'
+    """
+    try:
+        moment = dt.datetime.fromtimestamp(at_ms / 1000, tz=dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{at_ms} ms"
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

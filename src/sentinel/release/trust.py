@@ -115,7 +115,13 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         try:
             trust = msgspec.convert(tomllib.loads(content.decode()), cls)
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-            raise _invalid("trust", "the keys and rules of a trust file", error) from error
+            raise SentinelError(
+                ErrorCode.TRUST_INVALID,
+                at="trust file",
+                expected="keys and rules, as docs/release.md has them",
+                got=error,
+                hint="It begins with `format = 1`; `sentinel release key` prints the rest.",
+            ) from error
         trust.check()
         return trust
 

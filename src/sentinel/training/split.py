@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.core import limits
+from sentinel.core.clock import instant
 from sentinel.core.errors import ErrorCode, SentinelError
 
 Int64Array = npt.NDArray[np.int64]
@@ -63,13 +64,17 @@ class TimeSplit:
         if self.delay_ms < 0:
             raise _invalid("split.delay_ms", "0 or more", self.delay_ms)
         if not self.train_from_ms < self.train_until_ms:
+            first = instant(self.train_from_ms + self.delay_ms)
             raise _invalid(
                 "split.cut_ms",
-                f"a cut later than train_from_ms + delay_ms = {self.train_from_ms + self.delay_ms}",
-                self.cut_ms,
+                f"a cut after {first}, when the first event's label is known",
+                instant(self.cut_ms),
+                hint=f"Labels come {self.delay_ms / 86_400_000:.3g} days after their events: give "
+                "more days of events.",
             )
         if not self.cut_ms < self.until_ms:
-            raise _invalid("split.until_ms", f"a time after the cut {self.cut_ms}", self.until_ms)
+            expected = f"a time after the cut, {instant(self.cut_ms)}"
+            raise _invalid("split.until_ms", expected, instant(self.until_ms))
         if not 0.0 < self.validation_share <= 0.5:
             raise _invalid("split.validation_share", "above 0, at most 0.5", self.validation_share)
 
@@ -212,8 +217,9 @@ def known_compromised(
     return result
 
 
-def _invalid(at: str, expected: str, got: object) -> SentinelError:
-    return SentinelError(ErrorCode.TRAINING_SPLIT_INVALID, at=at, expected=expected, got=got)
+def _invalid(at: str, expected: str, got: object, *, hint: str = "") -> SentinelError:
+    code = ErrorCode.TRAINING_SPLIT_INVALID
+    return SentinelError(code, at=at, expected=expected, got=got, hint=hint)
 
 
 def _empty(part: str, expected: str) -> SentinelError:
