@@ -25,9 +25,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# How long an example takes says how busy the machine is: that is no test.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 SLICE_S = 120.0
 """How long one test of tier 2 or 3 may repeat itself, seconds, unless told otherwise."""
 SOAK_S = 3_300.0
