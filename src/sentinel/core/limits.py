@@ -240,9 +240,8 @@ LOG_LINES_MAX = 10_000
 LOG_TEXT_CHARACTERS_MAX = 16_384
 # Depth and items of a value that is logged with a line.
 LOG_VALUE_DEPTH_MAX, LOG_VALUE_ITEMS_MAX = 4, 100
-# Seconds that a probe of the accelerators may take, and bytes it may answer.
-PROBE_S_MAX = 5.0
-PROBE_BYTES_MAX = 1 << 20
+# Seconds that a probe of the accelerators may take, bytes it may answer, and seconds between two.
+PROBE_S_MAX, PROBE_BYTES_MAX, ACCELERATOR_PROBE_S = 5.0, 1 << 20, 15.0
 # Accelerators of one machine.
 ACCELERATORS_MAX = 64
 # Features of one vector: the log has a column for each, the metrics a series for each.

@@ -17,6 +17,7 @@ from sentinel.monitoring import (
     DriftSettings,
     Metrics,
 )
+from sentinel.monitoring.accelerator_watch import watched_accelerators
 from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.release import LoadedRelease, Standing
 from sentinel.release.decision_log import log_context, open_decision_log
@@ -127,6 +128,7 @@ def open_parts(
         What the quarantine, the state and the log raise.
     """
     metrics = Metrics()
+    stack.enter_context(watched_accelerators(metrics))
     quarantine = stack.enter_context(Quarantine(settings.quarantine))
     explanations = open_explanations(settings, metrics)
     stack.callback(explanations.close)
