@@ -26,10 +26,10 @@ from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.batcher import Batcher, BatcherState
 from sentinel.serving.batching.decision_memory import DecisionMemory
 from sentinel.serving.batching.work import Kind, Reply, Work
-from sentinel.serving.doors.explain_route import explain_tensors
+from sentinel.serving.door_plane import Told
 from sentinel.serving.doors.openapi import openapi_document
 from sentinel.serving.explanations.explanations import Explanations
-from sentinel.serving.fronts.door_plane import Told
+from sentinel.serving.explanations.tensors import explain_tensors
 from sentinel.serving.health import Health, HealthReport
 from sentinel.serving.releases.working_release import WorkingRelease
 from sentinel.serving.settings import ExplainMode

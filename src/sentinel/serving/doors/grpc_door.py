@@ -21,6 +21,7 @@ from sentinel.serving.batching.attempt import attempt, attempt_async
 from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAnswers, Work
+from sentinel.serving.door_plane import DoorPlane
 from sentinel.serving.doors import load_report, tensors
 from sentinel.serving.doors.access import Access, Scope
 from sentinel.serving.doors.gathering import Gathering, ProcessorShare
@@ -40,7 +41,6 @@ from sentinel.serving.doors.listening import check_address
 from sentinel.serving.doors.status_codes import GRPC_STATUS
 from sentinel.serving.doors.tensor_answer import binary_output, require_answered, wanted_outputs
 from sentinel.serving.doors.tls import Tls
-from sentinel.serving.fronts.door_plane import DoorPlane
 from sentinel.serving.plane import Limit
 from sentinel.serving.settings import ServerSettings
 

@@ -17,6 +17,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAnswers, Work
+from sentinel.serving.door_plane import DoorPlane, Told
 from sentinel.serving.doors import load_report
 from sentinel.serving.doors.access import Access, Scope
 from sentinel.serving.doors.http_message import (
@@ -33,7 +34,6 @@ from sentinel.serving.doors.http_message import (
 from sentinel.serving.doors.line_stream import LineStream
 from sentinel.serving.doors.tensor_answer import encode_infer
 from sentinel.serving.doors.tensors import InferBody, InferRequest, read_infer
-from sentinel.serving.fronts.door_plane import DoorPlane, Told
 from sentinel.serving.plane import Limit
 
 _NDJSON_TYPES = frozenset({NDJSON, b"application/ndjson", b"application/jsonl"})

@@ -23,7 +23,7 @@ from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.batcher import BatcherState
 from sentinel.serving.batching.queue_of_rows import OverloadedError, deadline_passed
 from sentinel.serving.batching.work import Kind, Reply, Result, Work
-from sentinel.serving.fronts.door_plane import Told
+from sentinel.serving.door_plane import Told
 from sentinel.serving.fronts.link import Link
 from sentinel.serving.fronts.wire import (
     Abandon,

@@ -1,4 +1,4 @@
-"""``POST /v2/models/{name}/explain``: rows of features are scored, and their scores explained.
+"""Rows of features that are scored and explained: what ``explain`` of the inference protocol asks.
 
 The rows go the way of ``infer`` first, so what is explained is what would be answered. Then they
 wait for the explainer like every decision, but nothing of them is kept: they belong to nobody.
@@ -19,8 +19,8 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.matrix import PRESENT
 from sentinel.scoring.explanation import ScoredRows
 from sentinel.serving.batching.work import Result, TensorAnswers, Work
+from sentinel.serving.door_plane import Told
 from sentinel.serving.explanations.explanations import Answer
-from sentinel.serving.fronts.door_plane import Told
 
 if TYPE_CHECKING:
     from sentinel.serving.plane import Limit, Plane
