@@ -18,6 +18,9 @@ from sentinel.streaming.stream.sink_records import decision_records, quarantine_
 from sentinel.streaming.stream.visible import Visible
 
 _FULL_WAIT_S = 0.05
+# The client's own code for what ends it (rdkafka.h), and Python's words for an error that is gone.
+_FATAL = -150
+_LOST = "without setting an exception"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +180,14 @@ class KafkaSink:
 def reason_of(error: kafka.KafkaException | SystemError) -> kafka.KafkaError:
     """Return what the client says of an error; one that is not the client's goes on.
 
-    What ends a producer is raised while it calls us back; Python wraps it in a ``SystemError``.
+    What ends a producer is raised while it calls us back; Python wraps it in a ``SystemError``, or
+    the client loses it on the way, and then it has no name but ``_FATAL``.
     """
     cause: BaseException | None = error
     while isinstance(cause, SystemError):
         cause = cause.__cause__ or cause.__context__
+    if cause is None and _LOST in str(error):
+        return kafka.KafkaError(_FATAL)
     if not isinstance(cause, kafka.KafkaException):
         raise error
     reason: kafka.KafkaError = cause.args[0]

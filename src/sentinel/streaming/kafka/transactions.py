@@ -31,6 +31,10 @@ from sentinel.streaming.kafka.sink import KafkaSink, OutputTopics, reason_of
 _PAUSE_S = 0.05
 _FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH"})
 
+# What the client says of records that it has thrown away with their transaction, and of an end
+# whose reason it has lost.
+_NO_REASON = frozenset({"_PURGE_QUEUE", "_PURGE_INFLIGHT", "_FATAL"})
+
 
 class TransactionalSink(KafkaSink):
     """A producer of both topics whose records become visible together with their positions.
@@ -155,6 +159,8 @@ class TransactionalSink(KafkaSink):
                 return
 
     def _failed(self, at: str, got: str) -> SentinelError:
+        if got in _NO_REASON:
+            got = self._end_of_producer() or got
         if got not in _FENCED:
             return super()._failed(at, got)
         return SentinelError(
@@ -164,3 +170,12 @@ class TransactionalSink(KafkaSink):
             got="another worker with this id has taken over, or the broker gave up waiting",
             hint="Nothing is lost. Give each worker an id of its own, then start again.",
         )
+
+    def _end_of_producer(self) -> str | None:
+        """Ask what ended the producer: it says so at every call; None where nothing has."""
+        try:
+            self._producer.begin_transaction()
+        except (kafka.KafkaException, SystemError) as error:
+            reason = reason_of(error)
+            return reason.name() if reason.fatal() else None
+        return None
