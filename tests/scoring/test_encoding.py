@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel.contract.batch import EventBatch, RawBatch
+from sentinel.scoring import encoding
 from sentinel.scoring.decision import DecisionBatch, Outcome, Reason, ServedBy, code_names
 from sentinel.scoring.encoding import encode, write_number
 
@@ -136,3 +139,13 @@ def test_duplicates_have_no_line() -> None:
 
 def test_no_decisions_are_no_bytes() -> None:
     assert encode(decisions([], []), event_id="id") == b""
+
+
+def test_no_batch_needs_the_kernel_to_be_compiled_anew() -> None:
+    """Ids with escapes stand in memory of their own, which may be written: no other type."""
+    for is_writable in (True, False):
+        batch = decisions(["a"], [0.5])
+        content = batch.events.text_content.copy()
+        content.flags.writeable = is_writable
+        encode(replace(batch, events=replace(batch.events, text_content=content)), event_id="id")
+    assert len(cast("Any", encoding._write_lines).signatures) == 1

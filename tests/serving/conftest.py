@@ -17,4 +17,5 @@ from serving_rig import Served, served
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One healthy server for all tests of a module that do not break it."""
     with served(tmp_path_factory.mktemp("served")) as running:
+        running.wait_ready()  # what was never compiled is compiled by then
         yield running

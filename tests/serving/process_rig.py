@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,20 @@ class ServerProcess:
                 name, _, value = line.rpartition(" ")
                 found[name] = float(value)
         return found
+
+
+def freeze(pid: int) -> None:
+    """Stop a process, and wait until none of its threads runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_still() -> bool:
+        states = [
+            stat.read_text().rpartition(")")[2].split()[0]
+            for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+        ]
+        return set(states) == {"T"}
+
+    wait_until(is_still)
 
 
 def wait_until(holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from process_rig import server_process
+from process_rig import freeze, server_process
 from release_rig import load, source
 from serving_rig import GOLDEN, MODEL, Served, infer_body, payment, served
 
@@ -334,7 +334,7 @@ def test_a_server_that_is_frozen_is_found_out_in_seconds(
 ) -> None:
     """Stopped by a signal: its port takes connections, and nobody answers them."""
     with server_process(tmp_path) as running:
-        running.process.send_signal(signal.SIGSTOP)
+        freeze(running.process.pid)
         url = f"http://127.0.0.1:{running.metrics_port}"
         assert run_command(app, ["breaker", "show", "--url", url]) is ExitCode.INPUT
         running.process.send_signal(signal.SIGCONT)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from process_rig import ServerProcess, server_process, wait_until
+from process_rig import ServerProcess, freeze, server_process, wait_until
 from serving_rig import GOLDEN, payment
 
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
@@ -134,7 +134,7 @@ def test_a_frozen_process_is_seen_from_outside_and_goes_on_where_it_was(
 ) -> None:
     with server_process(tmp_path) as running:
         for trial in trials:
-            running.process.send_signal(signal.SIGSTOP)
+            freeze(running.process.pid)
             try:
                 with socket.create_connection(("127.0.0.1", running.metrics_port)) as link:
                     link.settimeout(0.3)

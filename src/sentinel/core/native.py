@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 import numba
+import numpy as np
+import numpy.typing as npt
 
 from sentinel.core import limits
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Every file that uses @native, relative to the package; a test holds the list complete.
 NATIVE_MODULES = (
@@ -133,3 +136,13 @@ def native_lean_inline(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a small function of :func:`native_lean` kernels, always inlined."""
     compiled = numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)(function)
     return cast("Callable[P, R]", compiled)
+
+
+def frozen(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    """View an array as contiguous and read-only: one type, so one compiled specialisation.
+
+    A kernel that meets another type is compiled anew, in the middle of serving, for seconds.
+    """
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

@@ -7,18 +7,16 @@ whole block at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native
+from sentinel.core.native import frozen, native
 from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Bytes of an event id that a block first makes room for.
 _ID_BYTES_FIRST = 40
@@ -174,7 +172,7 @@ class LogBlock:
 
     def _take_ids(self, records: LogRecords, at: int, end: int) -> None:
         """Copy the event ids, and judge what stands in the columns beside them."""
-        content, spans = _frozen(records.id_content), _frozen(records.id_spans)
+        content, spans = frozen(records.id_content), frozen(records.id_spans)
         while True:
             found = _admit(
                 content,
@@ -282,13 +280,6 @@ def _codes(codes: npt.NDArray[np.uint8], names: tuple[str, ...]) -> pa.Dictionar
     import pyarrow as pa
 
     return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, pa.string()), safe=False)
-
-
-def _frozen(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-    """View an array as contiguous and read-only: one type, so one compiled specialisation."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 @native

@@ -13,18 +13,16 @@ each segment, which the next segment and the head of the log carry.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native
+from sentinel.core.native import frozen, native
 from sentinel.core.siphash import siphash, siphash_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Fixed part of the hashed content of one record: ten words of eight bytes.
 _N_WORDS = 10
@@ -191,10 +189,10 @@ def chain(
         _words(batch, "position"),
     )
     return _chain_hashes(
-        tuple(_frozen(column) for column in words),
-        _frozen(fixed_bytes(batch, "feature_status")),
-        _frozen(offsets),
-        _frozen(np.frombuffer(id_bytes or b"", dtype=np.uint8)),
+        tuple(frozen(column) for column in words),
+        frozen(fixed_bytes(batch, "feature_status")),
+        frozen(offsets),
+        frozen(np.frombuffer(id_bytes or b"", dtype=np.uint8)),
         np.uint64(first_record),
         np.uint64(previous),
     )
@@ -250,13 +248,6 @@ def code_values(batch: pa.RecordBatch, name: str, names: tuple[str, ...]) -> npt
             codes[index] = names.index(text)
     found: npt.NDArray[np.uint8] = codes[column.indices.to_numpy()]
     return found
-
-
-def _frozen(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-    """View an array as contiguous and read-only: one type, so one compiled specialisation."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 def _words(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.uint64]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core.native import native, native_inline
+from sentinel.core.native import frozen, native, native_inline
 from sentinel.scoring.decision import DecisionBatch, Outcome, Reason, ServedBy, code_names
 
 Bytes = npt.NDArray[np.uint8]
@@ -94,8 +94,8 @@ def encode(decisions: DecisionBatch, *, event_id: str) -> bytes:
         _TEXT,
         _OFFSETS,
         _PLACES,
-        batch.text_content,
-        spans,
+        frozen(batch.text_content),
+        frozen(spans),
         decisions.is_decided,
         decisions.score,
         decisions.outcome == _HELD,

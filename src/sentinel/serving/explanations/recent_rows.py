@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.core import limits
-from sentinel.core.native import native
+from sentinel.core.native import frozen, native
 from sentinel.core.siphash import siphash
 from sentinel.monitoring.log_records import LogRecords
 from sentinel.scoring.explanation import ScoredRows
@@ -43,7 +43,7 @@ class RecentRows:
     def keep(self, records: LogRecords) -> None:
         """Keep the rows of a batch; of more than fit, the last."""
         n, n_max = records.n_records, self._n_max
-        ids = hash_ids(_frozen(records.id_content), np.ascontiguousarray(records.id_spans))
+        ids = hash_ids(frozen(records.id_content), np.ascontiguousarray(records.id_spans))
         columns = (
             (self._ids, ids),
             (self._values, records.features),
@@ -86,13 +86,6 @@ def hash_id(event_id: bytes) -> np.uint64:
     spans = np.array([[0, len(event_id)]], dtype=np.int64)
     found: np.uint64 = hash_ids(content, spans)[0]
     return found
-
-
-def _frozen(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """View bytes as read-only: one type, so one compiled specialisation."""
-    view = content.view()
-    view.flags.writeable = False
-    return view
 
 
 @native
