@@ -117,7 +117,10 @@ class Tap:
             chosen = _IS_FLAGGED[records.outcome].nonzero()[0]
             if not len(chosen):
                 return
-        self._desk.queue([self._waiting(records, row) for row in chosen.tolist()])
+        # Copied are rows that have room: one that is skipped must cost next to nothing.
+        taken = chosen[: self._desk.n_free]
+        self._desk.queue([self._waiting(records, row) for row in taken.tolist()])
+        self._desk.skip(len(chosen) - len(taken))
 
     def _waiting(self, records: LogRecords, row: int) -> _Waiting:
         start, end = records.id_spans[row].tolist()
@@ -182,6 +185,17 @@ class Explanations:
     def use(self, tap: Tap) -> None:
         """Look for rows there too, from now on; the tap used first is forgotten first."""
         self._taps = (tap, *self._taps)[: limits.EXPLAINER_RELEASES_MAX]
+
+    @property
+    def n_free(self) -> int:
+        """Rows that have room; a number that is being changed is as good as the one before."""
+        return max(0, self._rows_max - len(self._waiting))
+
+    def skip(self, n_rows: int) -> None:
+        """Count rows that were not even offered."""
+        if n_rows:
+            with self._lock:
+                self._count(Result.SKIPPED, n_rows)
 
     def queue(self, rows: list[_Waiting]) -> int:
         """Queue rows; those that do not fit are skipped and counted. Return how many fitted."""
