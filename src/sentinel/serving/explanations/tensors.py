@@ -7,6 +7,7 @@ wait for the explainer like every decision, but nothing of them is kept: they be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -66,7 +67,9 @@ def explain_tensors(
     timer = loop.call_later(limit.timeout_s, lambda: once(_late(limit)))
 
     def explained(answers: Sequence[Answer]) -> None:
-        loop.call_soon_threadsafe(finish, _document(answers, release.label, request_id))
+        document = _document(answers, release.label, request_id)
+        with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody who waits
+            loop.call_soon_threadsafe(finish, document)
 
     def finish(found: bytes | SentinelError) -> None:
         timer.cancel()
