@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -13,12 +12,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stream_rig import Cluster, named_cluster
+from stream_rig import Case, Cluster, named_cluster
 
 from sentinel.contract import Quarantine, RawBatch
 from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
-from sentinel.release import verify_release
+from sentinel.release import LoadedRelease, verify_release
 from sentinel.scoring import Sinks
 from sentinel.streaming.stream.state import StreamState
 from sentinel.testing.mock_kafka import MockKafka
@@ -33,16 +32,6 @@ def cluster() -> Iterator[Cluster]:
         return
     with MockKafka({}) as mock:
         yield Cluster(mock.bootstrap, mock)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A release, and files to carry through it."""
-
-    release: Path
-    events: Path
-    feedback: Path
-    n_events: int
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +78,8 @@ def compile_kernels(release: Path, lines: list[bytes], folder: Path) -> None:
         scorer.tick()
         scorer.close()
         state.close()
+
+
+@pytest.fixture(scope="module")
+def loaded(case: Case) -> LoadedRelease:
+    return verify_release(case.release, None, now_ms=0)

@@ -27,6 +27,16 @@ WAIT_S = 90.0
 QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
 
 
+@dataclass(frozen=True)
+class Case:
+    """A release, and files to carry through it."""
+
+    release: Path
+    events: Path
+    feedback: Path
+    n_events: int
+
+
 @dataclass
 class Cluster:
     """Where the broker is."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+from stream_rig import Case
 
 from sentinel.contract import Refusal
 from sentinel.core import limits
@@ -37,15 +37,6 @@ from sentinel.streaming import (
     Valves,
     Watchers,
 )
-
-
-class Case(Protocol):
-    """As ``conftest.Case``."""
-
-    release: Path
-    events: Path
-    feedback: Path
-    n_events: int
 
 
 class Kept:

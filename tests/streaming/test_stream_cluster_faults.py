@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 import pytest
-from stream_rig import Cluster, Stream, named_cluster
+from stream_rig import Case, Cluster, Stream, named_cluster
 
 from sentinel.testing.mock_kafka import MockKafka
 
@@ -34,13 +33,6 @@ PASSING = [
     (FIND_COORDINATOR, COORDINATOR_LOADING),
     (HEARTBEAT, COORDINATOR_LOADING),
 ]
-
-
-class Case(Protocol):
-    """As ``conftest.Case``."""
-
-    release: Path
-    events: Path
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 import numpy as np
 import pytest
+from stream_rig import Case
 from worker_rig import Rig
 
 from sentinel.contract import Quarantine, RawBatch
@@ -20,7 +20,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.monitoring import DecisionLog, LogSettings, Metrics
 from sentinel.monitoring.log_settings import FullPolicy
-from sentinel.release import LoadedRelease, verify_release
+from sentinel.release import LoadedRelease
 from sentinel.release.decision_log import log_context
 from sentinel.scoring import ReplayClock, Scorer, Sinks
 from sentinel.streaming import DecisionValve
@@ -31,18 +31,6 @@ from sentinel.streaming.stream.event_log import KeyedBatch, Read
 from sentinel.streaming.stream.worker import StreamWorker
 from sentinel.testing import can_mount, small_disk
 from sentinel.testing.memory_log import MemoryLog, MemoryTopic
-
-
-class Case(Protocol):
-    """As ``conftest.Case``."""
-
-    release: Path
-    events: Path
-
-
-@pytest.fixture(scope="module")
-def loaded(case: Case) -> LoadedRelease:
-    return verify_release(case.release, None, now_ms=0)
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+from stream_rig import Case
 
 from sentinel.contract import Decoder, EventBatch, RawBatch
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -14,13 +14,6 @@ from sentinel.features.stores.embedded import Durability
 from sentinel.release import verify_release
 from sentinel.streaming.stream.job import check_partition_key
 from sentinel.streaming.stream.state import StreamState
-
-
-class Case(Protocol):
-    """As ``conftest.Case``."""
-
-    release: Path
-    events: Path
 
 
 class World:

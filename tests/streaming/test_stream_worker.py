@@ -9,11 +9,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 import confluent_kafka as kafka
 import pytest
-from stream_rig import WAIT_S, Cluster, FileCluster, Stream, named_cluster
+from stream_rig import WAIT_S, Case, Cluster, FileCluster, Stream, named_cluster
 
 from sentinel.contract import Quarantine
 from sentinel.monitoring import Metrics
@@ -22,15 +21,6 @@ from sentinel.scoring import ReplayClock, Sinks
 from sentinel.streaming import FileJob, FileWorker
 from sentinel.streaming.stream.job import Step
 from sentinel.testing.mock_kafka import MockKafka
-
-
-class Case(Protocol):
-    """As ``conftest.Case``."""
-
-    release: Path
-    events: Path
-    feedback: Path
-    n_events: int
 
 
 @pytest.fixture

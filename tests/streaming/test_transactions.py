@@ -13,18 +13,17 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 import confluent_kafka as kafka
 import pytest
-from stream_rig import WAIT_S, Cluster, Stream, named_cluster
+from stream_rig import WAIT_S, Case, Cluster, Stream, named_cluster
 from worker_rig import Rig
 
 from sentinel.contract import Refusal
 from sentinel.contract.codes import RefusalCode
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring import Metrics
-from sentinel.release import LoadedRelease, verify_release
+from sentinel.release import LoadedRelease
 from sentinel.scoring import DecisionBatch
 from sentinel.streaming.kafka.log import KafkaLog
 from sentinel.streaming.kafka.settings import KafkaSettings
@@ -40,18 +39,6 @@ needs_cluster = pytest.mark.skipif(
     named_cluster() is None,
     reason="only a real cluster does transactions: name one with SENTINEL_KAFKA",
 )
-
-
-class Case(Protocol):
-    """As ``conftest.Case``."""
-
-    release: Path
-    events: Path
-
-
-@pytest.fixture(scope="module")
-def loaded(case: Case) -> LoadedRelease:
-    return verify_release(case.release, None, now_ms=0)
 
 
 @pytest.fixture
