@@ -12,6 +12,7 @@ import importlib.util
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -69,6 +70,8 @@ def spark_runner() -> Callable[[Path], None] | None:
     if importlib.util.find_spec("pyspark") is None:
         return None
     from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or workers have another Python
 
     session = (
         SparkSession.builder.master("local[2]")

@@ -172,6 +172,23 @@ class Served:
         """Put another model where the champion of a release is."""
         guarded._path = replace(guarded._path, champion=champion)
 
+    @contextmanager
+    def scoring_held(self) -> Iterator[None]:
+        """Keep the scoring thread busy from the first line inside to the last."""
+        is_held, is_over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            is_held.set()
+            is_over.wait(60)
+
+        self.plane.batcher.call(hold)
+        try:
+            # A request that came before this would be scored before the call is made.
+            assert is_held.wait(_WAIT_S)
+            yield
+        finally:
+            is_over.set()
+
     def wait_until(self, holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
         """Wait for something that another thread does."""
         end_s = time.monotonic() + wait_s

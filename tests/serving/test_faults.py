@@ -118,12 +118,9 @@ def test_work_that_is_too_late_never_reaches_the_model(tmp_path: Path) -> None:
     with served(tmp_path, canary_s=60.0) as running:
         running.wait_ready()
         n_before = running.opened.scorer.counts().read
-        gate = threading.Event()
-        running.plane.batcher.call(lambda: gate.wait(5) and None)
         running.plane.batcher._curve.__init__()  # type: ignore[misc]
-        time.sleep(0.1)
-        answer = running.score(payment("too-late"), sentinel_timeout_ms="50")
-        gate.set()
+        with running.scoring_held():
+            answer = running.score(payment("too-late"), sentinel_timeout_ms="50")
         assert answer.json()["code"] == "deadline-passed"
         running.wait_until(lambda: running.plane.load().n_works == 0)
         assert running.opened.scorer.counts().read == n_before

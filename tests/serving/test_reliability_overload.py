@@ -304,15 +304,12 @@ def test_every_refusal_says_why_and_when_to_come_back(
         running.wait_ready()
         n_refused = 0
         for _ in trials:
-            gate = threading.Event()
-            running.plane.batcher.call(lambda gate=gate: gate.wait(60) and None)  # type: ignore[misc]
-            with ThreadPoolExecutor(1) as pool:
+            with ThreadPoolExecutor(1) as pool, running.scoring_held():
                 pool.submit(_fill, running)
                 running.wait_until(lambda: running.plane.load().n_rows >= 10_000)
                 n_refused += _count_refusals(running)
                 with pytest.raises(grpc.RpcError) as refused:
                     _ask_by_grpc(running)
-                gate.set()
             assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert dict(refused.value.trailing_metadata())["retry-after"].isdigit()
             n_refused += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -103,20 +102,10 @@ def test_no_probe_waits_for_the_scoring_thread_nor_for_the_canary(
     with served(tmp_path, canary_s=60.0) as running:
         running.wait_ready()
         for trial in trials:
-            gate, is_held = threading.Event(), threading.Event()
-
-            def hold(gate: threading.Event = gate, is_held: threading.Event = is_held) -> None:
-                is_held.set()
-                gate.wait(60)
-
-            running.plane.batcher.call(hold)
-            try:
-                assert is_held.wait(20)
+            with running.scoring_held():
                 n_batches = running.plane.load().n_batches
                 answers = _probe((running.addresses.http_port, running.addresses.metrics_port))
                 assert sum(answers.values()) == RATE * SECONDS
                 assert running.plane.load().n_batches == n_batches
-            finally:
-                gate.set()
             running.wait_ready()
             assert running.score(payment(f"after-{trial}")).status == 200

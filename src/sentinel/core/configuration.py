@@ -272,7 +272,8 @@ def load_configuration(
     for name, given in flags.items():
         if given is None:
             continue
-        flag = "--" + name.replace("_", "-")
+        # An option leaves the name of its command out: ``serve_http_port`` is ``--http-port``.
+        flag = "--" + name.removeprefix("serve_").replace("_", "-")
         _check_known(name, known, at=flag)
         values[name] = _checked(name, given, at=flag, is_text=isinstance(given, str))
         origins[name] = "flag"

@@ -141,7 +141,8 @@ def native_lean_inline(function: Callable[P, R]) -> Callable[P, R]:
 def frozen(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     """View an array as contiguous and read-only: one type, so one compiled specialisation.
 
-    A kernel that meets another type is compiled anew in the middle of serving: for half a second, or longer on a busy machine.
+    A kernel that meets another type is compiled anew in the middle of serving: for half a second,
+    or longer on a busy machine.
     """
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
