@@ -2,7 +2,7 @@
 
 1. *One row and a batch* of 200 trees with 31 leaves and 32 features: the explainer of the release
    room, LightGBM's ``pred_contrib`` (C++, the usual way), and SHAP's ``TreeExplainer`` in an
-   environment of its own where ``RIVALS_PYTHON`` names its interpreter. Same booster, same rows,
+   environment of its own where ``SENTINEL_RIVALS`` names its interpreter. Same booster, same rows,
    one thread, in turns, in processor time; the largest difference is shown as well.
 2. *Scoring beside explanations*: three servers on one core (no explanations, the flagged decisions
    explained, all of them), the load on the other: events of the simulator over ``/v1/score``, in
@@ -148,12 +148,12 @@ def rows_part() -> None:
         )
     print(f"\nFloor of one row: {FLOOR_MS} ms; goal: {GOAL_MS} ms.")
     if "SHAP TreeExplainer" not in taken:
-        print("SHAP: not measured here, RIVALS_PYTHON names no environment that has it.")
+        print("SHAP: not measured here, SENTINEL_RIVALS names no environment that has it.")
 
 
 def shap_seconds(booster: lightgbm.Booster, rows: Float32Array) -> tuple[float, float] | None:
     """Ask the rival; None where there is none."""
-    python = os.environ.get("RIVALS_PYTHON")
+    python = os.environ.get("SENTINEL_RIVALS")
     if not python:
         return None
     with tempfile.TemporaryDirectory() as temporary:

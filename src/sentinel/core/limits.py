@@ -208,6 +208,8 @@ LOG_SEGMENT_RECORDS_MAX = 65_536
 LOG_SEGMENT_S_MAX = 10.0
 # How long the policy `block` lets scoring wait for room before it says so.
 LOG_WAIT_S_MAX = 30.0
+# How far below scoring the writer's priority is, in steps of niceness.
+LOG_WRITER_NICE = 10
 # Pause between two tries to write a segment that did not fit.
 LOG_RETRY_S = 0.5
 # Spilled bytes kept at most: ten minutes at 10,000 decisions a second.
@@ -486,8 +488,8 @@ EXPLAINER_TRIES_MAX = 2
 EXPLAINER_MESSAGE_BYTES_MAX = 64 << 20
 # Releases that an explainer holds open: the one in service, the one before, one that is staged.
 EXPLAINER_RELEASES_MAX = 3
-# How far below the server the explainer's priority is.
-EXPLAINER_NICE = 10
+# How far below the server the explainer's priority is: it has what decisions leave.
+EXPLAINER_NICE = 19
 # One file of kept explanations.
 EXPLANATION_SEGMENT_BYTES_MAX = 64 << 20
 # A file that somebody else may have damaged: one explanation is 4 kB at 30 features.

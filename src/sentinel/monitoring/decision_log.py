@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
+from sentinel.core.priority import lower_priority
 from sentinel.monitoring.log_block import LogBlock
 from sentinel.monitoring.log_ledger import Ledger
 from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema, chain
@@ -317,6 +318,9 @@ class DecisionLog:
     def _run(self) -> None:
         is_orderly = False
         try:
+            # What decides goes before what writes it down.
+            lower_priority(threading.get_native_id(), limits.LOG_WRITER_NICE)
+            self._warm_up()
             while self._write_next():
                 pass
             is_orderly = True
@@ -326,6 +330,11 @@ class DecisionLog:
                 if not is_orderly:
                     self._state.last_error = "the writer ended by a defect of Sentinel"
                 self._condition.notify_all()
+
+    def _warm_up(self) -> None:
+        """Encode a segment of nothing: the first use of what does it takes long."""
+        nothing = LogBlock(self._context, n_records_max=1).to_arrow()
+        encode_segment(*self._build([nothing], self._context, ()))
 
     def _write_next(self) -> bool:
         """Write one segment; False to end."""
@@ -440,7 +449,7 @@ class DecisionLog:
                 )
             )
             first += batch.num_rows
-            previous = int(hashes[-1])
+            previous = int(hashes[-1]) if batch.num_rows else previous
         n_records = first - self._head.n_records
         metadata = SegmentMetadata(
             format=FORMAT,

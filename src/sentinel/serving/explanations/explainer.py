@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from sentinel.core import limits
+from sentinel.core.priority import lower_priority
 from sentinel.serving.explanations.explainer_wire import (
     Ask,
     Lost,
@@ -125,8 +126,10 @@ class ExplainerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                start_new_session=True,
+                # Not a session of its own: niceness counts only inside one.
+                process_group=0,
             )
+            lower_priority(self._process.pid, limits.EXPLAINER_NICE)
         ends = (self._process.stdin, self._process.stdout)
         to, back = (-1 if end is None else end.fileno() for end in ends)
         os.set_blocking(to, False)

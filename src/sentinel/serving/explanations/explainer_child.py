@@ -2,7 +2,7 @@
 
 It is started by the server (:mod:`sentinel.serving.explanations.explainer`) as a program of its
 own, verifies the release again and holds it against the digest that decided. It ends when its
-input ends, and runs below the server's priority.
+input ends; the server keeps it below its own priority.
 
 ``python -m sentinel.serving.explanations.explainer_child [FOLDER]``: the folder is where
 explanations are kept.
@@ -10,7 +10,6 @@ explanations are kept.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -108,7 +107,6 @@ def main() -> None:
     # Signals are for the server, which ends this process by closing its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(limits.EXPLAINER_NICE)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     run(sys.stdin.buffer, sys.stdout.buffer, folder)
 

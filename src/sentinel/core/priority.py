@@ -1,0 +1,37 @@
+"""Who goes first on a core that is short: decisions, then what is written and said of them.
+
+Linux shares a core between *groups* first (one for each session, where ``autogroup`` is on; one for
+each control group) and looks at niceness only inside one. A process with a session of its own gets
+an equal share of the core however nice it is: what is to yield must stay in the session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+_LEAST = 19
+
+
+def lower_priority(task: int, by: int) -> None:
+    """Put a process, or one thread of this one, below the priority of the caller.
+
+    Threads that it starts afterwards inherit that. A task that has ended is passed over, and so is
+    a system that has no niceness of threads.
+
+    Parameters
+    ----------
+    task : int
+        Id of a process, or the native id of a thread.
+    by : int
+        Steps of niceness, 1 or more; 19 is the least priority that there is.
+
+    Examples
+    --------
+    >>> import subprocess
+    >>> with subprocess.Popen(["sleep", "0"]) as process:
+    ...     lower_priority(process.pid, 10)
+    """
+    with contextlib.suppress(OSError):
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, task, min(own + by, _LEAST))
