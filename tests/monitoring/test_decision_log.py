@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring import (
@@ -133,6 +136,50 @@ def test_a_segment_is_written_when_it_is_old_enough(
     with DecisionLog(tmp_path, context, replace(QUICK, segment_s_max=0.05)) as log:
         log.append(make_records(1))
         _wait_for(lambda: log.counts().written == 1)
+
+
+def test_what_writes_segments_is_loaded_before_there_is_one(tmp_path: Path) -> None:
+    """The first segment would stop scoring for as long as that takes."""
+    code = (
+        "import pathlib, sys, time\n"
+        "from sentinel.monitoring.decision_log import DecisionLog, LogSettings\n"
+        "from sentinel.monitoring.log_records import LogContext\n"
+        "context = LogContext('r', 'd', 'e', 'p', {}, ('f',), 'h', ('a',), ('c',), ('n',))\n"
+        "assert 'pyarrow' not in sys.modules\n"
+        f"with DecisionLog(pathlib.Path({str(tmp_path)!r}), context, LogSettings()):\n"
+        "    end_s = time.monotonic() + 60\n"
+        "    while 'pyarrow.parquet' not in sys.modules and time.monotonic() < end_s:\n"
+        "        time.sleep(0.01)\n"
+        "print('pyarrow.parquet' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_a_large_segment_is_written_in_pieces_with_a_rest_after_each(
+    tmp_path: Path, context: LogContext, make_records: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decisions that share the writer's core are made in between; who flushes waits for no rest."""
+    rests: list[float] = []
+    monkeypatch.setattr("sentinel.monitoring.decision_log._BLOCK_RECORDS", 100)
+    clock = SimpleNamespace(
+        sleep=rests.append, monotonic=time.monotonic, thread_time=time.thread_time
+    )
+    monkeypatch.setattr("sentinel.monitoring.decision_log.time", clock)
+    settings = LogSettings(segment_records_max=400, segment_s_max=60.0)
+    with DecisionLog(tmp_path, context, settings) as log:
+        for place in range(4):
+            log.append(make_records(100, first=100 * place))
+        _wait_for(lambda: log.counts().written == 400)
+        assert len(rests) >= 3 * 4
+        assert all(0 <= rest <= limits.LOG_WRITER_REST_S_MAX for rest in rests)
+        n_rests = len(rests)
+        log.append(make_records(100, first=400))
+        assert log.flush()
+        assert len(rests) == n_rests
+    ((_, first), _) = segment_paths(tmp_path)
+    assert pq.read_metadata(first).num_row_groups == 4
+    assert verify_chain(tmp_path).n_records == 500
 
 
 def test_a_log_whose_last_segment_was_replaced_does_not_continue(

@@ -47,18 +47,22 @@ def test_an_empty_folder_is_an_empty_log(tmp_path: Path) -> None:
     assert find_head(tmp_path) == (LogHead(), None)
 
 
-def test_a_segment_written_just_before_a_kill_is_taken(
-    tmp_path: Path, context: LogContext, make_records: Make
+@pytest.mark.parametrize("n_killed", [1, 2, 3])
+def test_segments_written_just_before_kills_are_taken(
+    tmp_path: Path, context: LogContext, make_records: Make, n_killed: int
 ) -> None:
-    """The head is one segment behind: the segment continues it, and counts."""
+    """Each process leaves the head one segment behind, and the next one goes on from there."""
     _write(tmp_path, context, make_records(10))
-    old_head = (tmp_path / HEAD_NAME).read_bytes()
-    _write(tmp_path, context, make_records(10, first=10))
-    (tmp_path / HEAD_NAME).write_bytes(old_head)
+    for place in range(n_killed):
+        with DecisionLog(tmp_path, context, LogSettings()) as log:
+            head_at_start = (tmp_path / HEAD_NAME).read_bytes()
+            log.append(make_records(10, first=10 + 10 * place))
+        (tmp_path / HEAD_NAME).write_bytes(head_at_start)
     assert verify_chain(tmp_path).first_bad is None
-    log = _write(tmp_path, context, make_records(10, first=20))
-    assert (log.counts().written, log.counts().lost) == (30, 0)
-    assert verify_chain(tmp_path).n_records == 30
+    n_records = 10 * (1 + n_killed)
+    log = _write(tmp_path, context, make_records(10, first=n_records))
+    assert (log.counts().written, log.counts().lost) == (n_records + 10, 0)
+    assert verify_chain(tmp_path).n_records == n_records + 10
 
 
 def test_a_log_without_its_head_or_counts_rebuilds_them(

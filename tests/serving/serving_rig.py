@@ -237,6 +237,8 @@ def served(
         "quarantine": folder / "quarantine",
         "drain_notice_s": 0.0,
         "canary_s": 0.25,
+        # At the priority of the tests: beside them, what is below it would wait for minutes.
+        "explainer_nice": 0,
         **settings,
     }
     started = threading.Event()

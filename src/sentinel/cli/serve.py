@@ -197,6 +197,7 @@ def settings_of(
         store=store,
         log=log,
         explain=ExplainMode(configuration.serve_explain),
+        explainer_nice=configuration.serve_explainer_nice,
         drain_notice_s=configuration.serve_drain_notice_s,
         n_fronts=configuration.serve_fronts,
         run=Path(configuration.serve_run_folder),

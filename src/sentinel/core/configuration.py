@@ -139,6 +139,15 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "`none`.",
         ),
     ] = "flagged"
+    serve_explainer_nice: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=19,
+            description="Steps that the priority of explanations is below that of decisions; "
+            "19: they have what decisions leave.",
+        ),
+    ] = limits.EXPLAINER_NICE
     serve_drain_notice_s: Annotated[
         float, Meta(ge=0, le=600, description="Seconds of not being ready before the door closes.")
     ] = limits.DRAIN_NOTICE_S

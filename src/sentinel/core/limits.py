@@ -208,8 +208,9 @@ LOG_SEGMENT_RECORDS_MAX = 65_536
 LOG_SEGMENT_S_MAX = 10.0
 # How long the policy `block` lets scoring wait for room before it says so.
 LOG_WAIT_S_MAX = 30.0
-# How far below scoring the writer's priority is, in steps of niceness.
-LOG_WRITER_NICE = 10
+# How long the log's writer rests after each piece of work, in processor time of that piece, and at
+# most: decisions that share its core are made in between.
+LOG_WRITER_REST, LOG_WRITER_REST_S_MAX = 4.0, 0.05
 # Pause between two tries to write a segment that did not fit.
 LOG_RETRY_S = 0.5
 # Spilled bytes kept at most: ten minutes at 10,000 decisions a second.
@@ -470,8 +471,9 @@ SERVICE_TIME_S_MAX = 5.0
 DECISIONS_REMEMBERED_MAX = 100_000
 # Rows that wait to be explained: a second of the explainer's work; more are skipped and counted.
 EXPLANATION_QUEUE_ROWS_MAX = 4_096
-# Rows explained together, and how long the first waits for company: fewer wake-ups of the server.
-EXPLANATION_BATCH_ROWS_MAX = 256
+# Rows explained together, and how long the first waits for company: few wake-ups of the server,
+# each so short that no decision waits for it.
+EXPLANATION_BATCH_ROWS_MAX = 64
 EXPLANATION_LINGER_S = 0.02
 # Explanations kept for questions: 4 kB each.
 EXPLANATIONS_REMEMBERED_MAX = 10_000
@@ -488,7 +490,7 @@ EXPLAINER_TRIES_MAX = 2
 EXPLAINER_MESSAGE_BYTES_MAX = 64 << 20
 # Releases that an explainer holds open: the one in service, the one before, one that is staged.
 EXPLAINER_RELEASES_MAX = 3
-# How far below the server the explainer's priority is: it has what decisions leave.
+# How far below the server's priority that of explanations is: they have what decisions leave.
 EXPLAINER_NICE = 19
 # One file of kept explanations.
 EXPLANATION_SEGMENT_BYTES_MAX = 64 << 20

@@ -24,7 +24,7 @@ def lower_priority(task: int, by: int) -> None:
     task : int
         Id of a process, or the native id of a thread.
     by : int
-        Steps of niceness, 1 or more; 19 is the least priority that there is.
+        Steps of niceness, 0 or more; 19 is the least priority that there is.
 
     Examples
     --------

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
-from sentinel.core.priority import lower_priority
 from sentinel.monitoring.log_block import LogBlock
 from sentinel.monitoring.log_ledger import Ledger
 from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema, chain
@@ -101,11 +100,14 @@ class DecisionLog:
             self._n_incomplete = _remove_incomplete(folder) + _remove_incomplete(self._spill_folder)
             self._ledger = Ledger(folder / LEDGER_NAME)
             self._head, last = find_head(folder)
+            if last is not None:
+                write_head(folder, self._head)
             self._state = _State()
             self._reconcile(last)
             stack.pop_all()
         self._condition = threading.Condition()
         self._is_closed = False
+        self._rested_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
@@ -318,8 +320,6 @@ class DecisionLog:
     def _run(self) -> None:
         is_orderly = False
         try:
-            # What decides goes before what writes it down.
-            lower_priority(threading.get_native_id(), limits.LOG_WRITER_NICE)
             self._warm_up()
             while self._write_next():
                 pass
@@ -334,7 +334,15 @@ class DecisionLog:
     def _warm_up(self) -> None:
         """Encode a segment of nothing: the first use of what does it takes long."""
         nothing = LogBlock(self._context, n_records_max=1).to_arrow()
-        encode_segment(*self._build([nothing], self._context, ()))
+        encode_segment(*self._build([nothing], self._context, ()), rest=self._rest)
+
+    def _rest(self) -> None:
+        """Leave the core to who decides, after a piece of work, unless somebody waits for it."""
+        state, worked_s = self._state, time.thread_time() - self._rested_at_s
+        is_urgent = state.is_flushing or self._is_closed
+        if not is_urgent and 2 * state.n_queued <= self._settings.queue_records_max:
+            time.sleep(min(limits.LOG_WRITER_REST * worked_s, limits.LOG_WRITER_REST_S_MAX))
+        self._rested_at_s = time.thread_time()
 
     def _write_next(self) -> bool:
         """Write one segment; False to end."""
@@ -344,7 +352,11 @@ class DecisionLog:
             return False
         if not work:
             return self._ingest()
-        return self._write([block.to_arrow() for block in work], work[0].context, files=())
+        batches = []
+        for block in work:
+            batches.append(block.to_arrow())
+            self._rest()
+        return self._write(batches, work[0].context, files=())
 
     def _wait_for_work(self) -> list[LogBlock] | None:
         """Return blocks for one segment, an empty list to take in spilled ones, None to end."""
@@ -413,14 +425,15 @@ class DecisionLog:
         self, batches: list[pa.RecordBatch], context: LogContext, *, files: tuple[SpillFile, ...]
     ) -> bool:
         """Write one segment, trying until it is written or the log closes; False to end."""
-        table, metadata = self._build(batches, context, files)
-        content = encode_segment(table, metadata)
+        numbered, metadata = self._build(batches, context, files)
+        content = encode_segment(numbered, metadata, rest=self._rest)
         head = LogHead(
             segment=metadata.segment,
             n_records=metadata.first_record + metadata.n_records,
             sha256=sha256_of_segment(content),
             record_hash=metadata.last_record_hash,
         )
+        self._rest()
         while True:
             try:
                 write_atomically(segment_path(self._folder, head.segment), content)
@@ -433,7 +446,7 @@ class DecisionLog:
 
     def _build(
         self, batches: list[pa.RecordBatch], context: LogContext, files: tuple[SpillFile, ...]
-    ) -> tuple[pa.Table, SegmentMetadata]:
+    ) -> tuple[list[pa.RecordBatch], SegmentMetadata]:
         import numpy as np
         import pyarrow as pa
 
@@ -450,6 +463,7 @@ class DecisionLog:
             )
             first += batch.num_rows
             previous = int(hashes[-1]) if batch.num_rows else previous
+            self._rest()
         n_records = first - self._head.n_records
         metadata = SegmentMetadata(
             format=FORMAT,
@@ -464,7 +478,7 @@ class DecisionLog:
             spill_files=tuple(file.path.name for file in files),
             context=context,
         )
-        return pa.Table.from_batches(numbered), metadata
+        return numbered, metadata
 
     def _wait_to_retry(self, error: SentinelError) -> bool:
         with self._condition:

@@ -8,6 +8,7 @@ continued, and its counts rebuilt, from its last segment alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,25 +103,42 @@ def segment_paths(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def encode_segment(table: pa.Table, metadata: SegmentMetadata) -> memoryview:
+def encode_segment(
+    batches: Sequence[pa.RecordBatch],
+    metadata: SegmentMetadata,
+    *,
+    rest: Callable[[], None] = lambda: None,
+) -> memoryview:
     """Encode one segment as Parquet, in memory; the bytes are those of Arrow, not a copy.
 
     ``lz4``: measured at 30 features, 81 bytes a record in 0.23 µs; ``zstd`` at level 1 took 55
     bytes and 0.37 µs, of a core that has decisions to make. Statistics are kept
     for the columns that are filtered by time.
+
+    Parameters
+    ----------
+    batches : sequence of pyarrow.RecordBatch
+        One or more, of one schema; each is a row group.
+    metadata : SegmentMetadata
+    rest : callable, optional
+        Called after each row group.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     text = canonical_json(msgspec.to_builtins(metadata))
+    schema = batches[0].schema.with_metadata({METADATA_KEY: text})
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata({METADATA_KEY: text}),
+    with pq.ParquetWriter(
         sink,
+        schema,
         compression="lz4",
         use_dictionary=["outcome", "served_by", "reason", "source"],
         write_statistics=["event_time", "decided_at", "record"],
-    )
+    ) as writer:
+        for batch in batches:
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+            rest()
     return memoryview(sink.getvalue())
 
 
@@ -175,7 +193,8 @@ def find_head(folder: Path) -> tuple[LogHead, SegmentMetadata | None]:
     """Find where a log continues: after its last segment, or after its head.
 
     A process killed between writing a segment and writing the head leaves one segment more than
-    the head says; it continues the chain, so it is taken.
+    the head says; it continues the chain, so it is taken. Who continues the log writes the head
+    first, so there is never more than one.
 
     Raises
     ------

@@ -22,6 +22,7 @@ from sentinel.monitoring.log_records import LogContext, LogRecords
 from sentinel.release import LoadedRelease, Standing
 from sentinel.release.decision_log import log_context, open_decision_log
 from sentinel.scoring import Scorer, Sinks
+from sentinel.serving.explanations.explainer import ExplainerProcess
 from sentinel.serving.explanations.explanations import Explanations, Tap, watch
 from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER
 from sentinel.serving.releases.working_release import WorkingRelease
@@ -177,6 +178,7 @@ def open_parts(
 def open_explanations(settings: ServerSettings, metrics: Metrics) -> Explanations:
     """Make the desk for explanations; what it finds is kept beside the decision log."""
     folder = None if settings.log is None else settings.log / EXPLANATIONS_FOLDER
-    explanations = Explanations(settings.explain, folder)
+    process = ExplainerProcess(folder, niceness=settings.explainer_nice)
+    explanations = Explanations(settings.explain, process=process)
     watch(explanations, metrics)
     return explanations

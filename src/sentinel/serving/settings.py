@@ -50,6 +50,8 @@ class ServerSettings:
     explain : ExplainMode
         Which decisions are explained by themselves: ``flagged`` (declined and reviewed), ``all``,
         ``none``: then nobody may ask either.
+    explainer_nice : int
+        Steps that the priority of explanations is below that of decisions, 0 to 19.
     drain_notice_s : float
         How long readiness is false before the door closes.
     canary_s : float
@@ -80,6 +82,7 @@ class ServerSettings:
     log: Path | None = None
     is_rehearsal: bool = False
     explain: ExplainMode = ExplainMode.NONE
+    explainer_nice: int = limits.EXPLAINER_NICE
     drain_notice_s: float = limits.DRAIN_NOTICE_S
     canary_s: float = limits.DOOR_CANARY_S
     n_fronts: int = 0

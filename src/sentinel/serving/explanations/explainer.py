@@ -8,6 +8,7 @@ one thread.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.priority import lower_priority
 from sentinel.serving.explanations.explainer_wire import (
+    READ_BYTES,
     Ask,
     Lost,
     Told,
@@ -41,9 +43,12 @@ class ExplainerProcess:
         What is started instead of this Python; for tests.
     answer_s_max, start_s_max : float
         How long it may take for an answer, and for its first one.
+    niceness : int
+        How far below the server's its priority is: 0 to 19.
 
     Attributes
     ----------
+    niceness : int
     n_starts : int
     """
 
@@ -54,10 +59,12 @@ class ExplainerProcess:
         command: Sequence[str] = (sys.executable, "-m", MODULE),
         answer_s_max: float = limits.EXPLAINER_ANSWER_S_MAX,
         start_s_max: float = limits.EXPLAINER_START_S_MAX,
+        niceness: int = limits.EXPLAINER_NICE,
     ) -> None:
         self._command = [*command, *([] if folder is None else [str(folder)])]
         self._answer_s_max = answer_s_max
         self._start_s_max = start_s_max
+        self.niceness = niceness
         self._process: subprocess.Popen[bytes] | None = None
         self._known: set[str] = set()
         self._decoder = msgspec.msgpack.Decoder(Told)
@@ -129,11 +136,13 @@ class ExplainerProcess:
                 # Not a session of its own: niceness counts only inside one.
                 process_group=0,
             )
-            lower_priority(self._process.pid, limits.EXPLAINER_NICE)
+            lower_priority(self._process.pid, self.niceness)
         ends = (self._process.stdin, self._process.stdout)
         to, back = (-1 if end is None else end.fileno() for end in ends)
         os.set_blocking(to, False)
         os.set_blocking(back, False)
+        with contextlib.suppress(OSError):  # a whole answer in one piece, where the system has room
+            fcntl.fcntl(back, fcntl.F_SETPIPE_SZ, READ_BYTES)
         return to, back
 
 

@@ -24,7 +24,8 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring.explanation import ScoredRows
 
 _LENGTH = struct.Struct("<I")
-_READ_BYTES = 1 << 16
+# What a pipe holds, where the system lets it: the answer to a batch.
+READ_BYTES = 1 << 20
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):
@@ -176,21 +177,24 @@ def read_frame_until(descriptor: int, deadline_s: float) -> bytes | Lost:
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    found, n_wanted = b"", _LENGTH.size
-    while len(found) < n_wanted:
+    parts: list[bytes] = []
+    n_found, n_wanted = 0, _LENGTH.size
+    while n_found < n_wanted:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0 or not poll.poll(left_s * 1000):
             return Lost("no answer in time")
         try:
-            part = os.read(descriptor, _READ_BYTES)
+            part = os.read(descriptor, READ_BYTES)
         except BlockingIOError:
             continue
         if not part:
             return Lost("it has ended")
-        found += part
-        if n_wanted == _LENGTH.size and len(found) >= _LENGTH.size:
-            n_wanted += _checked(_LENGTH.unpack(found[: _LENGTH.size])[0])
-    return found[_LENGTH.size :]
+        parts.append(part)
+        n_found += len(part)
+        if n_wanted == _LENGTH.size and n_found >= _LENGTH.size:
+            parts = [b"".join(parts)]
+            n_wanted += _checked(_LENGTH.unpack(parts[0][: _LENGTH.size])[0])
+    return b"".join(parts)[_LENGTH.size :]
 
 
 def _checked(n_bytes: int) -> int:

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -141,9 +140,8 @@ class Explanations:
     Parameters
     ----------
     mode : ExplainMode
-    folder : Path or None
-        Where the explainer keeps what it found.
     process : ExplainerProcess, optional
+        By default one that keeps nothing on disk.
     rows_max : int
         Rows that may wait.
     """
@@ -151,14 +149,13 @@ class Explanations:
     def __init__(
         self,
         mode: ExplainMode,
-        folder: Path | None = None,
         *,
         process: ExplainerProcess | None = None,
         rows_max: int = limits.EXPLANATION_QUEUE_ROWS_MAX,
     ) -> None:
         self.mode = mode
         self._rows_max = rows_max
-        self._process = process if process is not None else ExplainerProcess(folder)
+        self._process = process if process is not None else ExplainerProcess(None)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._is_stopping = threading.Event()
@@ -319,8 +316,9 @@ class Explanations:
     def _run(self) -> None:
         while not self._is_stopping.is_set():
             self._wake.wait()
-            # Company: one wake-up of this process for all rows of some milliseconds.
-            self._is_stopping.wait(limits.EXPLANATION_LINGER_S)
+            if len(self._waiting) < limits.EXPLANATION_BATCH_ROWS_MAX:
+                # Company: one wake-up of this process for all rows of some milliseconds.
+                self._is_stopping.wait(limits.EXPLANATION_LINGER_S)
             batch = self._take()
             if batch:
                 self._explain(batch)
