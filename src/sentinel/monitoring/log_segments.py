@@ -137,7 +137,7 @@ def encode_segment(
         write_statistics=["event_time", "decided_at", "record"],
     ) as writer:
         for batch in batches:
-            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
             rest()
     return memoryview(sink.getvalue())
 
