@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
@@ -154,6 +156,42 @@ def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
     assert "NOT APPROVED: reading" in error
     assert sum(len(batch) for batch in read_log(tmp_path / "log")) == 300
     assert len(cluster.read(refused)) == 1
+
+
+def test_a_terminal_sees_how_far_it_is(
+    release_kit: ModuleType, stream_rig: ModuleType, release: Path, tmp_path: Path
+) -> None:
+    """Events so far, how fast of late, how many wait; stdout stays what it is."""
+    cluster = stream_rig.FileCluster(tmp_path / "topics")
+    named = [cluster.topic(name, 1) for name in "edq"]
+    cluster.produce(named[0], [{"value": line} for line in release_kit.raw_events()[:50]])
+    topics = zip(("--events", "--decisions", "--quarantine"), named, strict=True)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sentinel.cli", "stream", str(release), "--unapproved"]
+        + [part for pair in topics for part in pair]
+        + ["--source", "file-log:topics", "--store", "embedded:state"],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        deadline = time.monotonic() + 90
+        while b"50 events, " not in shown or b" events/s, 0 wait" not in shown:
+            assert time.monotonic() < deadline, shown
+            shown += os.read(ours, 65_536)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+        os.close(ours)
+    assert process.returncode == ExitCode.OK
+    assert "events/s" not in out
 
 
 def read_log(folder: Path) -> list[pa.Table]:

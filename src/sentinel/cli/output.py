@@ -18,6 +18,7 @@ from sentinel.core.errors import shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.progress import ProgressColumn
 
 # Tables are made to be read at this width; a wider terminal does not stretch them.
 WIDTH_COLUMNS = 100
@@ -77,31 +78,39 @@ class Output:
         _console(to_stderr=True).print(text, style="dim")
 
     @contextmanager
-    def progress(self, title: str, *, total: float) -> Iterator[Advance]:
+    def progress(self, title: str, *, total: float | None) -> Iterator[Advance]:
         """Show a progress bar on stderr, on a terminal only.
 
-        Yields a callable that takes how much of ``total`` is done, and a note.
+        Yields a callable that takes how much of ``total`` is done, and a note. Work without an end
+        has no total: time and note are shown without a bar.
         """
         console = _console(to_stderr=True)
         if not console.is_terminal or console.is_dumb_terminal:
             yield _silent
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            *_share_columns(has_total=total is not None),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=console, transient=True, refresh_per_second=5) as bar:
-            task = bar.add_task(title, total=max(total, 1), note="")
+            task = bar.add_task(title, total=None if total is None else max(total, 1), note="")
 
             def advance(done: float, note: str = "") -> None:
                 bar.update(task, completed=done, note=note)
 
             yield advance
+
+
+def _share_columns(*, has_total: bool) -> tuple[ProgressColumn, ...]:
+    """Make the bar and its percentage, where there is an end to come closer to."""
+    from rich.progress import BarColumn, TextColumn
+
+    share = TextColumn("{task.percentage:>3.0f} %", markup=False)
+    return (BarColumn(bar_width=30), share) if has_total else ()
 
 
 def _silent(done: float, note: str = "") -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import typer
 
 from sentinel.cli import config, options
 from sentinel.cli.exits import ExitCode
-from sentinel.cli.output import Output, pairs
+from sentinel.cli.output import Advance, Output, pairs
+from sentinel.cli.pace import Pace
 from sentinel.cli.release import load
 from sentinel.cli.replay import graceful
 from sentinel.core import limits
@@ -175,7 +177,8 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         output.note(
             f"{release}: reading {events} from {shown}; Ctrl-C or SIGTERM ends it in good order."
         )
-        report = worker.run(stop)
+        with output.progress(f"streaming {events}", total=None) as advance:
+            report = worker.run(stop, on_turn=_teller(worker, advance))
     output.document(report_data(report, loaded))
     output.show(pairs("Stream", _facts(report, loaded)))
     return ExitCode.OK
@@ -193,6 +196,19 @@ class _Plan:
     trust: Path | None
     unapproved: bool
     port: int | None
+
+
+def _teller(worker: StreamWorker, advance: Advance) -> Callable[[], None]:
+    """Tell people who watch, a few times a second: the ends of partitions are looked up for it."""
+    pace = Pace()
+
+    def tell() -> None:
+        now_s = time.monotonic()
+        if pace.is_due(now_s):
+            n_read = worker.n_events_read()
+            advance(n_read, pace.note(now_s, n_read, worker.n_events_behind()))
+
+    return tell
 
 
 def _source(bootstrap: str | None, source: str | None, of_kafka: list[str]) -> Path | None:

@@ -149,8 +149,16 @@ class StreamWorker:
         self._looked_at_s = 0.0
         self._n_poison = 0
 
-    def run(self, stop: threading.Event) -> StreamReport:
+    def run(
+        self, stop: threading.Event, *, on_turn: Callable[[], None] | None = None
+    ) -> StreamReport:
         """Work until ``stop`` is set; then end in good order.
+
+        Parameters
+        ----------
+        stop : threading.Event
+        on_turn : callable, optional
+            Called after every turn, with or without events, for people who watch.
 
         Raises
         ------
@@ -162,6 +170,8 @@ class StreamWorker:
             self.start()
             while not stop.is_set():
                 self.turn()
+                if on_turn is not None:
+                    on_turn()
             return self.finish()
         finally:
             self.close()
@@ -387,6 +397,17 @@ class StreamWorker:
     def _causes(self) -> tuple[str, ...]:
         """Say what is not as it should be."""
         return (*self.always, *self._scorer.status().causes)
+
+    def n_events_read(self) -> int:
+        """Count the events of this run."""
+        return self._scorer.counts().read
+
+    def n_events_behind(self) -> int | None:
+        """Count the events of its partitions that wait to be read; None where nobody knows."""
+        ends = {each: self._log.known_end(each) for each in self._places.next}
+        if not ends or min(ends.values()) < 0:
+            return None
+        return sum(max(end - self._places.next[each], 0) for each, end in ends.items())
 
     def _show_lag(self) -> None:
         oldest_ms = now_ms = self._clock.now_ms()
