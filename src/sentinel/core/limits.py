@@ -199,6 +199,10 @@ STORE_GRACE_MS = 7 * 86_400_000
 # Snapshots kept: the newest, and one to fall back to when that is damaged.
 SNAPSHOTS_KEPT = 2
 
+# How long a thread of no hurry rests after a piece of work, in processor time of that piece, and at
+# most: decisions that share its core are made in between.
+REST_OF_WORK, REST_S_MAX = 4.0, 0.05
+
 # --- monitoring -------------------------------------------------------------------------------
 # Records that wait for the log's writer: four segments, about 15 MB each at 32 features.
 LOG_QUEUE_RECORDS_MAX = 4 * 65_536
@@ -208,9 +212,6 @@ LOG_SEGMENT_RECORDS_MAX = 65_536
 LOG_SEGMENT_S_MAX = 10.0
 # How long the policy `block` lets scoring wait for room before it says so.
 LOG_WAIT_S_MAX = 30.0
-# How long the log's writer rests after each piece of work, in processor time of that piece, and at
-# most: decisions that share its core are made in between.
-LOG_WRITER_REST, LOG_WRITER_REST_S_MAX = 4.0, 0.05
 # Pause between two tries to write a segment that did not fit.
 LOG_RETRY_S = 0.5
 # Spilled bytes kept at most: ten minutes at 10,000 decisions a second.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import write_atomically
+from sentinel.core.rests import Rests
 from sentinel.monitoring.log_block import LogBlock
 from sentinel.monitoring.log_ledger import Ledger
 from sentinel.monitoring.log_records import LogContext, LogRecords, arrow_schema, chain
@@ -107,7 +108,7 @@ class DecisionLog:
             stack.pop_all()
         self._condition = threading.Condition()
         self._is_closed = False
-        self._rested_at_s = 0.0
+        self._rests = Rests()
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
@@ -338,11 +339,9 @@ class DecisionLog:
 
     def _rest(self) -> None:
         """Leave the core to who decides, after a piece of work, unless somebody waits for it."""
-        state, worked_s = self._state, time.thread_time() - self._rested_at_s
-        is_urgent = state.is_flushing or self._is_closed
-        if not is_urgent and 2 * state.n_queued <= self._settings.queue_records_max:
-            time.sleep(min(limits.LOG_WRITER_REST * worked_s, limits.LOG_WRITER_REST_S_MAX))
-        self._rested_at_s = time.thread_time()
+        state = self._state
+        is_behind = 2 * state.n_queued > self._settings.queue_records_max
+        self._rests.rest(is_urgent=state.is_flushing or self._is_closed or is_behind)
 
     def _write_next(self) -> bool:
         """Write one segment; False to end."""

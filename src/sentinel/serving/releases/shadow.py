@@ -3,7 +3,7 @@
 1. After a batch of events was decided, its rows are copied to a bounded queue. When there is no
    room they are skipped and counted; nobody waits.
 2. Every ``SHADOW_EVERY_S`` a thread of its own takes what has come, scores it in slices with the
-   challenger and its guards, and counts both answers against each other
+   challenger and its guards, rests after each, and counts both answers against each other
    (:mod:`sentinel.serving.releases.comparison`).
 
 The challenger reads the same state, so it scores the very vectors that were scored; encodings that
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.errors import SentinelError
+from sentinel.core.rests import Rests
 from sentinel.features import CategoryEncoding, Engine
 from sentinel.monitoring.metrics import Metrics
 from sentinel.scoring import DecisionBatch
@@ -140,6 +141,7 @@ class Shadow:
     # --- private -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        rests = Rests()
         while not self._is_stopping:
             self._wake.wait(limits.SHADOW_EVERY_S)
             while not self._is_stopping and (taken := self._take()) is not None:
@@ -147,6 +149,7 @@ class Shadow:
                 if isinstance(found, SentinelError):
                     self._n_failed += taken.rows.n_rows
                     self._fault = str(found)
+                rests.rest(is_urgent=self._is_stopping)
 
     def _take(self) -> _Copied | None:
         """Take whole batches for one slice."""
