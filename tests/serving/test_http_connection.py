@@ -56,6 +56,29 @@ def test_what_is_no_request_is_refused_and_the_connection_ends(
 
 
 @pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        (b"garbage\r\n\r\n", "request: expected a request line of HTTP/1.1"),
+        (b"\x16\x03\x01\x02\x00", "request: expected a request line of HTTP/1.1"),
+        (b"GET \x01 HTTP/1.1\r\nhost: a\r\n\r\n", "request: expected a request line of HTTP/1.1"),
+        (b"GET / HTTP/9.9\r\nhost: a\r\n\r\n", "head: expected a head of HTTP/1.1"),
+        (b"GET / HTTP/1.1\r\nno header\r\n\r\n", "head: expected a head of HTTP/1.1"),
+        (
+            HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+            "body: expected a body as its head says, of HTTP/1.1",
+        ),
+    ],
+)
+def test_what_is_no_http_is_answered_in_words_of_http(
+    server: Served, request_bytes: bytes, expected: str
+) -> None:
+    """No name of the library that reads it."""
+    answer = server.raw(request_bytes)
+    assert _error(answer) == (400, "request-invalid")
+    assert f"request-invalid: {expected}, got something else".encode() in answer
+
+
+@pytest.mark.parametrize(
     "request_bytes",
     [
         HEAD + b"content-length: %d\r\n\r\n" % (limits.REQUEST_BODY_BYTES_MAX + 1),

@@ -201,19 +201,26 @@ def test_a_caller_of_garbage_takes_nothing_from_the_others(
                 lambda: running.opened.scorer.status().degraded_callers == ("127.0.0.9",)
             )
             running.wait_until(lambda: "caller 127.0.0.9 " in str(running.plane.health().causes))
+        # Without tokens, who it is is told on this machine, asked by a name of this machine.
+        for host, is_told in (("localhost", True), ("[::1]:8080", True), ("shop.example", False)):
+            for headers in ({}, {"authorization": "Bearer of-nobody"}):
+                health = running.request("GET", "/v1/health", host=host, **headers).body
+                assert (b"127.0.0.9" in health) == is_told
+                assert (b'"1 caller is refused too often"' in health) != is_told
         assert running.opened.scorer.counts().is_balanced
 
 
 @pytest.mark.reliability("G12")
 def test_a_bad_caller_is_named_by_its_token_s_name_at_either_door(tmp_path: Path) -> None:
     """Its share of all events is too small for its source; the token stands nowhere."""
-    secrets = {name: f"{name}-{'s' * 40}" for name in ("shop", "rig", "robot")}
+    secrets = {name: f"{name}-{'s' * 40}" for name in ("shop", "rig", "robot", "olga")}
     tokens = tmp_path / "tokens.toml"
     tokens.touch(mode=0o600)
     tokens.write_text(
         "format = 1\n"
         + "".join(
-            f'[[token]]\nname = "{name}"\nsecret = "{secret}"\nscopes = ["score"]\n'
+            f'[[token]]\nname = "{name}"\nsecret = "{secret}"\n'
+            f'scopes = ["{"operate" if name == "olga" else "score"}"]\n'
             for name, secret in secrets.items()
         )
     )
@@ -237,9 +244,15 @@ def test_a_bad_caller_is_named_by_its_token_s_name_at_either_door(tmp_path: Path
         running.wait_until(lambda: status().degraded_callers == ("rig", "robot"))
         assert status().degraded_sources == ()
         running.wait_until(lambda: "caller rig " in str(running.plane.health().causes))
-        health = running.request("GET", "/v1/health", port=running.addresses.metrics_port).body
-        assert b"caller robot is refused too often" in health
-        assert not any(secret.encode() in health for secret in secrets.values())
+        for port in (running.addresses.metrics_port, running.addresses.http_port):
+            for who in (None, *secrets):
+                bearer = {} if who is None else {"authorization": f"Bearer {secrets[who]}"}
+                health = running.request("GET", "/v1/health", port=port, **bearer).body
+                # Who it is, is told to operators; how many they are, to everybody.
+                assert (b"caller robot is refused too often" in health) == (who == "olga")
+                assert (b'"2 callers are refused too often"' in health) == (who != "olga")
+                assert (b"robot" in health) == (who == "olga")
+                assert not any(secret.encode() in health for secret in secrets.values())
 
 
 def test_the_load_of_these_tests_is_answered(tmp_path: Path) -> None:

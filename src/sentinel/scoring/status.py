@@ -65,6 +65,28 @@ class ScorerStatus:
     state_bytes: int
 
 
+# The one form of a cause that names a caller.
+_CALLER, _REFUSED = "caller ", " is refused too often"
+
+
+def without_callers(causes: tuple[str, ...]) -> tuple[str, ...]:
+    """Say of callers how many are refused too often, instead of who.
+
+    Examples
+    --------
+    >>> without_callers(("a canary", "caller shop is refused too often"))
+    ('a canary', '1 caller is refused too often')
+    """
+    others = tuple(
+        cause for cause in causes if not (cause.startswith(_CALLER) and cause.endswith(_REFUSED))
+    )
+    n_callers = len(causes) - len(others)
+    if not n_callers:
+        return causes
+    who = "1 caller is" if n_callers == 1 else f"{n_callers} callers are"
+    return (*others, f"{who} refused too often")
+
+
 def causes_of(
     *,
     breaker: State,
@@ -87,7 +109,7 @@ def causes_of(
         for page in pages
     ]
     causes += [f"source {source} is refused too often" for source in degraded_sources]
-    causes += [f"caller {caller} is refused too often" for caller in degraded_callers]
+    causes += [f"{_CALLER}{caller}{_REFUSED}" for caller in degraded_callers]
     if store:
         causes.append(store)
     return tuple(causes)

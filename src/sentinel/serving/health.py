@@ -13,9 +13,10 @@ of it, without a lock, and while nothing is wrong the report is made once.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sentinel.core import limits
+from sentinel.scoring.status import without_callers
 from sentinel.serving.batching.batcher import Vital
 
 # How old the canary's last answer may be: two periods and the time one may take.
@@ -53,6 +54,10 @@ class HealthReport:
         if not self.is_ready:
             return "not-ready"
         return "degraded" if self.is_degraded else "ready"
+
+    def without_callers(self) -> HealthReport:
+        """Return the same, with how many callers are refused too often, not who they are."""
+        return replace(self, causes=without_callers(self.causes))
 
     def to_data(self) -> dict[str, object]:
         """Return plain data for a body."""

@@ -15,11 +15,7 @@ import uvloop
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.doors.http_connection import HttpDoor
-from sentinel.serving.doors.http_message import (
-    HttpRequest,
-    HttpResponse,
-    json_response,
-)
+from sentinel.serving.doors.http_message import HttpRequest, HttpResponse
 from sentinel.serving.doors.http_routes import HttpRoutes, probe
 from sentinel.serving.doors.listening import listen
 from sentinel.serving.doors.operator_routes import PREFIX, OperatorRoutes
@@ -122,7 +118,7 @@ class Operations:
             text, content_type = self._plane.metrics.exposition(accept)
             return HttpResponse(200, text, content_type.encode())
         if request.path == b"/v1/health":
-            return json_response(report.to_data(), status=200 if report.is_ready else 503)
+            return self._operator.health(request, report)
         raise SentinelError(
             ErrorCode.ROUTE_UNKNOWN, at="request", expected="a path of docs/serving.md", got="other"
         )

@@ -376,7 +376,7 @@ class Plane(Described):
             "execution_provider": status.execution_provider,
             "breaker": str(status.breaker),
             "breaker_cause": status.breaker_cause,
-            "health": self.health().to_data(),
+            "health": self.health().without_callers().to_data(),
         }
 
     # --- how it is ---------------------------------------------------------------------------

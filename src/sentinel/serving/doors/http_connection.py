@@ -201,7 +201,8 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(ErrorCode.REQUEST_INVALID, "request", "no upgrade", "one")
         except httptools.HttpParserError as error:
             if self._fault is None:
-                self._refuse(ErrorCode.REQUEST_INVALID, "request", "HTTP/1.1", type(error).__name__)
+                at, expected = _meant(error, is_head_done=self._is_head_done)
+                self._refuse(ErrorCode.REQUEST_INVALID, at, expected, "something else")
         if self._fault is not None and not self._is_discarding:
             self._end_with(self._fault)
         elif not self._is_head_done and self._head_bytes > limits.REQUEST_HEAD_BYTES_MAX:
@@ -548,6 +549,17 @@ class HttpConnection(asyncio.Protocol):
         self._is_head_done = False
         self._is_in_message = False
         self._is_streaming = False
+
+
+def _meant(error: httptools.HttpParserError, *, is_head_done: bool) -> tuple[str, str]:
+    """Say where the parser stopped, and what belongs there."""
+    if isinstance(
+        error, (httptools.HttpParserInvalidMethodError, httptools.HttpParserInvalidURLError)
+    ):
+        return "request", "a request line of HTTP/1.1"
+    if is_head_done:
+        return "body", "a body as its head says, of HTTP/1.1"
+    return "head", "a head of HTTP/1.1"
 
 
 def _split(url: bytes) -> tuple[bytes, bytes]:

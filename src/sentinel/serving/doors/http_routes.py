@@ -20,6 +20,7 @@ from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAn
 from sentinel.serving.door_plane import DoorPlane, Told
 from sentinel.serving.doors import load_report
 from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.health_route import health_response
 from sentinel.serving.doors.http_message import (
     JSON,
     NDJSON,
@@ -342,9 +343,8 @@ class HttpRoutes:
             self._openapi = self._plane.document()
         return HttpResponse(200, self._openapi)
 
-    def _health(self, *_: object) -> HttpResponse:
-        report = self._plane.health()
-        return json_response(report.to_data(), status=200 if report.is_ready else 503)
+    def _health(self, request: HttpRequest, _: _Meaning) -> HttpResponse:
+        return health_response(self._plane.health(), request, self._access)
 
     # --- private -----------------------------------------------------------------------------
 

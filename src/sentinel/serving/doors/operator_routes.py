@@ -24,6 +24,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring import Event, State
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.health_route import health_response, is_local
 from sentinel.serving.doors.http_message import (
     JSON,
     HttpRequest,
@@ -31,10 +32,10 @@ from sentinel.serving.doors.http_message import (
     error_response,
     json_response,
 )
+from sentinel.serving.health import HealthReport
 from sentinel.serving.plane import Plane
 from sentinel.serving.profiling import Profiler
 from sentinel.serving.releases.swap import Swap
-from sentinel.serving.settings import is_loopback
 
 PREFIX = b"/v1/operate/"
 _PROFILE = PREFIX + b"profile"
@@ -122,6 +123,10 @@ class OperatorRoutes:
         except SentinelError as error:
             return _refusal(error)
         return None
+
+    def health(self, request: HttpRequest, report: HealthReport) -> HttpResponse:
+        """Answer ``/v1/health``: who may know who is refused too often is told."""
+        return health_response(report, request, self._access)
 
     def _take(self, request: HttpRequest) -> None:
         caller = self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
@@ -257,9 +262,7 @@ def _refusal(error: SentinelError) -> HttpResponse:
 
 
 def _check_local(request: HttpRequest) -> None:
-    host = request.headers.get(b"host", b"").decode("ascii", "replace")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if not is_loopback(request.peer) or not is_loopback(name):
+    if not is_local(request):
         raise SentinelError(
             ErrorCode.PEER_REFUSED,
             at="operator",
