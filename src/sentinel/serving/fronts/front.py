@@ -11,19 +11,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import signal
 import socket
-import time
 from contextlib import AsyncExitStack
 
-from sentinel.core import limits
-from sentinel.serving.doors.access import Access
-from sentinel.serving.doors.grpc_door import GrpcDoor
-from sentinel.serving.doors.http_connection import HttpDoor
+from sentinel.serving.doors.doorway import Doorway
 from sentinel.serving.doors.http_routes import HttpRoutes
-from sentinel.serving.doors.listening import listen
-from sentinel.serving.doors.renewal import Renewal
-from sentinel.serving.doors.tls import Tls
 from sentinel.serving.fronts.control import Job, ParentLine, Started
 from sentinel.serving.fronts.link import Link
 from sentinel.serving.fronts.ports import socket_path
@@ -31,7 +23,6 @@ from sentinel.serving.fronts.remote_plane import RemotePlane
 from sentinel.serving.fronts.wire import FROM_SCORING, About, Counted, FromScoring, Hello
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
-_SWEEP_S = 1.0
 _AGAIN_S = 0.1
 
 
@@ -53,23 +44,10 @@ class Front:
     """
 
     def __init__(self, job: Job, control: socket.socket, rest: bytes) -> None:
-        settings = job.settings
         self._job = job
         self._control = control
         self._rest = rest
-        self._access = Access({}) if settings.tokens is None else Access.read(settings.tokens)
-        self._access.add_own(job.own.token)
-        self._tls = Tls.of(settings, job.own)
-        self._renewal = Renewal()
-        if self._tls is not None:
-            self._renewal.watch("TLS", self._tls.paths, self._tls.renew)
-        if settings.tokens is not None:
-            tokens = settings.tokens
-            self._renewal.watch(
-                "tokens", (tokens,), lambda: self._access.replace(Access.read(tokens))
-            )
-        self._stop = asyncio.Event()
-        self._is_hurried = False
+        self._doorway = Doorway(job.settings, job.own)
         self._is_open = False
         self._link: Link[FromScoring] | None = None
         self._plane: RemotePlane | None = None
@@ -85,16 +63,15 @@ class Front:
             ``address-unusable``.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self._renewal.now)
-        parent = ParentLine(lambda: True, self._end_now)
+        self._doorway.watch_signals()
+        # Without a parent the end is at once: nobody would start the others again.
+        parent = ParentLine(lambda: True, self._doorway.stop_now)
         await parent.open(self._control, self._rest)
         self._about = loop.create_future()
         async with AsyncExitStack() as stack:
             connecting = asyncio.ensure_future(self._stay_connected())
             stack.callback(connecting.cancel)
-            stopping = asyncio.ensure_future(self._stop.wait())
+            stopping = asyncio.ensure_future(self._doorway.stopping.wait())
             stack.callback(stopping.cancel)
             await asyncio.wait((self._about, stopping), return_when=asyncio.FIRST_COMPLETED)
             if self._about.done():
@@ -103,24 +80,16 @@ class Front:
     # --- private -----------------------------------------------------------------------------
 
     async def _serve(self, plane: RemotePlane, parent: ParentLine, stack: AsyncExitStack) -> None:
-        settings, tls = self._job.settings, self._tls
-        routes = HttpRoutes(plane, self._access, timeout_ms=settings.timeout_ms)
-        door = HttpDoor(routes, open_stream=routes.open_stream)
-        calls = GrpcDoor(plane, self._access, timeout_ms=settings.timeout_ms)
-        context = None if tls is None else tls.context
-        listener = await listen(
-            door, settings.host, settings.http_port, tls=context, is_shared=True
-        )
-        stack.callback(listener.close)
-        await calls.start(settings, tls, is_shared=True)
-        stack.push_async_callback(calls.stop, grace_s=0.0)
-        sweeper = asyncio.ensure_future(self._sweep(door, routes))
-        stack.callback(sweeper.cancel)
+        doorway = self._doorway
+        routes = HttpRoutes(plane, doorway.access, timeout_ms=self._job.settings.timeout_ms)
+        await doorway.open(stack, plane, routes, is_shared=True)
+        stack.callback(asyncio.ensure_future(doorway.sweep(lambda: self._count(routes))).cancel)
         self._is_open = True
         self._greet()
         parent.say(Started())
-        await self._stop.wait()
-        await self._drain(plane, listener, door, calls)
+        await doorway.stopping.wait()
+        plane.is_draining = True
+        await doorway.drain()
         self._count(routes)
         await asyncio.sleep(0)  # the counts are written at the end of a turn
 
@@ -166,13 +135,6 @@ class Front:
         else:
             plane.hear(message)
 
-    async def _sweep(self, door: HttpDoor, routes: HttpRoutes) -> None:
-        while True:
-            door.sweep()
-            self._renewal.tick()
-            self._count(routes)
-            await asyncio.sleep(_SWEEP_S)
-
     def _count(self, routes: HttpRoutes) -> None:
         """Say what was counted since the last time; what nobody hears is said the next time."""
         if self._link is None or not self._link.is_open:
@@ -194,27 +156,6 @@ class Front:
         ]
         self._link.say(Counted(by_status, seconds, now_total_s - total_s))
         self._said = (now_statuses, now_places, now_total_s)
-
-    def _end(self) -> None:
-        self._is_hurried = self._stop.is_set()
-        self._stop.set()
-
-    def _end_now(self) -> None:
-        """End at once: nobody would start the others again."""
-        self._is_hurried = True
-        self._stop.set()
-
-    async def _drain(
-        self, plane: RemotePlane, listener: asyncio.Server, door: HttpDoor, calls: GrpcDoor
-    ) -> None:
-        plane.is_draining = True
-        notice_until_s = time.monotonic() + self._job.settings.drain_notice_s
-        while not self._is_hurried and time.monotonic() < notice_until_s:
-            await asyncio.sleep(0.02)
-        listener.close()
-        door.drain()
-        await calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
-        await door.end(wait_s_max=limits.DRAIN_S_MAX)
 
 
 def _same(link: Link[FromScoring]) -> Link[FromScoring]:

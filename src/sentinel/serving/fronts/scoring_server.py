@@ -14,8 +14,6 @@ from contextlib import AsyncExitStack
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.doors.grpc_door import GrpcDoor
-from sentinel.serving.doors.http_connection import HttpDoor
 from sentinel.serving.doors.http_routes import HttpRoutes
 from sentinel.serving.fronts.control import Job, ParentLine, Refused, Restarts, Started
 from sentinel.serving.fronts.hub import Hub
@@ -64,25 +62,23 @@ class ScoringServer(Server):
         self,
         plane: Plane,
         swap: Swap,
-        door: HttpDoor,
-        calls: GrpcDoor,
+        routes: HttpRoutes,
         operations: Operations,
         on_started: Callable[[Addresses, Plane], None] | None,
     ) -> None:
-        settings = self._settings
+        settings, doorway = self._settings, self._doorway
         async with AsyncExitStack() as stack:
             canary = self._canary(plane, swap, settings.http_port)
             swap.on_switch = canary.hurry
-            hub = Hub(plane, self._counts(), canary.hurry)
+            hub = Hub(plane, routes, canary.hurry)
             stack.callback(hub.close)
             plane.metrics.before_scrape(lambda: self._show(hub))
             metrics_port = operations.start(settings.host, settings.metrics_port)
             await hub.start(socket.socket(fileno=self._job.listener))
-            self._watch_signals()
-            parent = ParentLine(lambda: self._is_well(plane, parent), self._end_now, self._note)
+            doorway.watch_signals()
+            parent = ParentLine(lambda: self._is_well(plane, parent), doorway.stop_now, self._note)
             await parent.open(self._control, self._rest)
-            sweeper = asyncio.ensure_future(self._sweep(door))
-            stack.callback(sweeper.cancel)
+            stack.callback(asyncio.ensure_future(doorway.sweep(self._health.beat)).cancel)
             canary.start()
             stack.callback(canary.stop)
             addresses = Addresses(
@@ -92,32 +88,23 @@ class ScoringServer(Server):
                 on_started(addresses, plane)
             loaded = plane.loaded
             parent.say(Started(metrics_port, loaded.manifest.label, str(loaded.standing)))
-            await self._stop.wait()
+            await doorway.stopping.wait()
             self._health.is_draining = True
 
     # --- private -----------------------------------------------------------------------------
 
-    def _counts(self) -> HttpRoutes:
-        if self.routes is None:
-            raise RuntimeError("counts before there is a plane")
-        return self.routes
-
     def _is_well(self, plane: Plane, parent: ParentLine) -> bool:
         """Whether this process still does its work; one that never will again ends itself."""
         report = plane.health()
-        if not report.is_live and not self._stop.is_set():
+        if not report.is_live and not self._doorway.stopping.is_set():
             cause = report.causes[0]
             error = SentinelError(
                 ErrorCode.SCORER_CLOSED, at="scoring process", expected="one that scores", got=cause
             )
             _LOG.error("this process cannot score any more", extra={"cause": cause})
             parent.say(Refused(to_wire(error)))
-            self._end_now()
+            self._doorway.stop_now()
         return plane.load().busy_for_s < limits.BATCH_HANGS_S
-
-    def _end_now(self) -> None:
-        self._is_hurried = True
-        self._stop.set()
 
     def _note(self, restarts: Restarts) -> None:
         self._restarts = restarts.counts
