@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from sentinel.cli.output import WIDTH_COLUMNS, Output, number, pairs, plain, table
+from sentinel.cli.status import status_panel
+from sentinel.hardware.accelerators import AcceleratorProbe
+from sentinel.monitoring import Trouble, build_status
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -61,6 +64,37 @@ def test_a_sentence_in_a_cell_is_folded_and_not_cut(capsys: pytest.CaptureFixtur
     Output().show(pairs("Releases", {"fault": sentence}), table("", ["result"], [[sentence]]))
     words = capsys.readouterr().out.split()
     assert [word for word in words if word.startswith("word")] == sentence.split() * 2
+
+
+def test_a_digest_is_in_one_piece_at_80_columns() -> None:
+    console = Console(width=80)
+    digest = "0123456789abcdef" * 4
+    rows = {"standing": "approved", "digest": digest, "trained until": "2025-02-15 23:59 UTC"}
+    with console.capture() as capture:
+        console.print(pairs("Release", rows))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert lines[:3] == ["Release", f" digest         {digest}", " standing       approved"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_a_status_block_loses_nothing_of_a_long_trouble(width: int) -> None:
+    """What does not fit goes on below, right of the mark."""
+    feature = "n_frauds_of_the_merchant_category_" * 2
+    trouble = f"drift of {feature} (pipeline): 100.0% are defaulted, 0.0% in the reference"
+    found = build_status(
+        release="card-fraud@1.0.0",
+        p99_s=None,
+        drift_score=None,
+        troubles=[Trouble(trouble)],
+        accelerators=AcceleratorProbe(),
+    )
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(status_panel(found))
+    inside = [line.strip("│╭╮╰╯─\n") for line in capture.get().splitlines()]
+    first = next(i for i, line in enumerate(inside) if "!" in line)
+    assert all(line.startswith(" " * 5) for line in inside[first + 1 : -1])
+    assert "".join("".join(inside[first:]).split()) == "!" + "".join(trouble.split())
 
 
 @given(st.lists(st.lists(st.text(max_size=200), min_size=3, max_size=3), max_size=5))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentinel.cli.output import duration_ms, number, pairs, panel, table
-from sentinel.cli.replay import drift_line, report_data, shown_share
+from sentinel.cli.replay import drift_lines, report_data, shown_share
 from sentinel.cli.status import status_of, status_panel
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _numbers(session: Session, report: FileReport, seconds: Mapping[str, float])
         "stages": ", ".join(
             f"{stage.stage} {stage.share:.0%}" for stage in session.scorer.timer.report()
         ),
-        "drift": drift_line(None if drift is None else drift.latest),
+        "drift": drift_lines(None if drift is None else drift.latest),
         "time": ", ".join(f"{name} {spent:.0f} s" for name, spent in seconds.items()),
     }
     return pairs("", facts)

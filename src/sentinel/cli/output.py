@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 WIDTH_COLUMNS = 100
 # One line of a cell: long text is folded, and cut only where it is hopeless.
 _CELL_CHARACTERS_MAX = 500
+_DIGEST = re.compile("[0-9a-f]{64}")
+# With a name of this length it fits into 80 columns.
+_DIGEST_NAME_MAX = 13
 # A time to the millisecond fits.
 _UNBROKEN_CHARACTERS_MAX = 24
 
@@ -175,10 +179,24 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 
 def pairs(title: str, rows: Mapping[str, object]) -> RenderableType:
-    """Make a table of names and values without a header."""
+    """Make a table of names and values without a header.
+
+    A digest stands above the others on a line of its own: in two pieces it cannot be compared.
+    """
+    from rich.console import Group
     from rich.text import Text
 
-    return table(title, ["", ""], [(Text(name, style="dim"), rows[name]) for name in rows])
+    whole = [name for name in rows if _DIGEST.fullmatch(str(rows[name])) is not None]
+    width = max((len(name) for name in rows), default=0)
+    above = [
+        Text.assemble(" ", (f"{name:<{min(width, _DIGEST_NAME_MAX)}}", "dim"), f"  {rows[name]}")
+        for name in whole
+    ]
+    shown = [(Text(name, style="dim"), rows[name]) for name in rows if name not in whole]
+    below = table("", ["", ""], shown)
+    if not title:
+        return Group(*above, below)
+    return Group(Text(title, style="bold"), *above, below, Text(""))
 
 
 def panel(title: str, *parts: RenderableType, style: str = "cyan") -> RenderableType:

@@ -325,7 +325,7 @@ def report_page(session: Session, report: FileReport) -> list[RenderableType]:
         "stages": ", ".join(
             f"{stage.stage} {stage.share:.0%}" for stage in session.scorer.timer.report()
         ),
-        "drift": drift_line(_latest_drift(session)),
+        "drift": drift_lines(_latest_drift(session)),
     }
     page = [pairs("Replay", facts), _decisions_table(report)]
     if report.refused:
@@ -348,12 +348,13 @@ def _decisions_table(report: FileReport) -> RenderableType:
     return table("Decisions", ["", "", "events", "share"], rows)
 
 
-def drift_line(drift: DriftReport | None) -> str:
-    """Say in a line how far the last window was from the reference."""
+def drift_lines(drift: DriftReport | None) -> str:
+    """Say how far the last window was from the reference, then each alarm on a line of its own."""
     if drift is None:
         return "no window closed yet"
-    alarms = ", ".join(f"{alarm.name} ({alarm.verdict})" for alarm in drift.alarms)
-    return f"{drift.prediction_score:.3f} in the last window; alarms: {alarms or 'none'}"
+    alarms = [f"{alarm.name} ({alarm.verdict})" for alarm in drift.alarms]
+    head = f"{drift.prediction_score:.3f} in the last window; alarms: {len(alarms) or 'none'}"
+    return "\n".join([head, *alarms])
 
 
 def _latest_drift(session: Session) -> DriftReport | None:

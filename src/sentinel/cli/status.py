@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sentinel.monitoring import Status, Trouble
 
+_TROUBLE = "  ! "
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -78,11 +80,22 @@ def status_of(session: Session, found: Iterable[str] = ()) -> Status:
 
 
 def status_panel(found: Status) -> RenderableType:
-    """Show the block, green when all is well."""
+    """Show the block, green when all is well; a long line goes on below its own beginning."""
+    from rich.table import Table
     from rich.text import Text
 
+    lines: list[RenderableType] = []
+    for line in found.text().splitlines():
+        if not line.startswith(_TROUBLE):
+            lines.append(Text(line))
+            continue
+        hanging = Table.grid()
+        hanging.add_column(no_wrap=True)
+        hanging.add_column(overflow="fold")
+        hanging.add_row(Text(_TROUBLE), Text(line.removeprefix(_TROUBLE)))
+        lines.append(hanging)
     style = "green" if found.is_nominal else "yellow"
-    return panel("Status", Text(found.text()), style=style)
+    return panel("Status", *lines, style=style)
 
 
 def _troubles(session: Session) -> list[Trouble]:

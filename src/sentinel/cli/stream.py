@@ -314,8 +314,8 @@ def _served(metrics: Metrics, port: int) -> Iterator[None]:
 def _facts(report: StreamReport, loaded: LoadedRelease) -> dict[str, object]:
     """Give what a run came to for people."""
     facts = report_data(report, loaded)
-    facts["troubles"] = "; ".join(report.causes) or "none"
-    facts["positions"] = ", ".join(f"{name}: {at:,}" for name, at in report.positions.items())
+    facts["troubles"] = "\n".join(report.causes) or "none"
+    facts["positions"] = "\n".join(f"{name}: {at:,}" for name, at in report.positions.items())
     return facts
 
 

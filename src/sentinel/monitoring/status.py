@@ -17,6 +17,8 @@ from sentinel.environment.fingerprint import python_version
 from sentinel.hardware.accelerators import AcceleratorProbe
 
 NOMINAL = "all systems nominal"
+# A feature's whole name and what is wrong with it fit; what is longer came from outside.
+_TROUBLE_CHARACTERS_MAX = 500
 
 
 class Health(enum.StrEnum):
@@ -103,7 +105,10 @@ class Status:
             f"  Latency p99      {p99}",
             f"  Prediction drift {drift}",
         ]
-        lines += [f"  ! {shorten(trouble)}" for trouble in self.troubles]
+        lines += [
+            f"  ! {shorten(trouble, n_characters_max=_TROUBLE_CHARACTERS_MAX)}"
+            for trouble in self.troubles
+        ]
         if self.is_nominal:
             lines.append(f"  {NOMINAL}")
         return "\n".join(lines)
