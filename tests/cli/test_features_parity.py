@@ -6,13 +6,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sentinel.cli.exits import ExitCode
+from sentinel.testing import wait_until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 GOLDEN = Path(__file__).parent.parent / "golden" / "releases" / "format-1"
@@ -79,22 +79,17 @@ def test_following_compares_what_is_added(served: Path, tmp_path: Path) -> None:
     command += ["--follow", "--json", "--metrics", "m.prom"]
     compared = 'sentinel_feature_parity_events_total{result="compared"} '
 
-    def wait_for(n: int) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            metrics = tmp_path / "m.prom"
-            if metrics.exists() and f"{compared}{n}.0" in metrics.read_text():
-                return
-            time.sleep(0.05)
-        pytest.fail(f"{n} were not compared")
+    def are_compared(n: int) -> bool:
+        metrics = tmp_path / "m.prom"
+        return metrics.exists() and f"{compared}{n}.0" in metrics.read_text()
 
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        wait_for(120)
+        wait_until(lambda: are_compared(120))
         with events.open("ab") as file:
             file.write(b"".join(lines[120:]))
-        wait_for(200)
+        wait_until(lambda: are_compared(200))
         running.send_signal(signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == ExitCode.OK, stderr

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from sentinel.monitoring.accelerator_watch import watched_accelerators
 from sentinel.monitoring.metrics import Metrics
+from sentinel.testing import wait_until
 
 USED, SHARE = "sentinel_gpu_memory_used_bytes", "sentinel_gpu_utilization_ratio"
 
@@ -21,10 +21,10 @@ def _program(folder: Path) -> Path:
 
 
 def _wait_for(metrics: Metrics, name: str, value: float | None) -> None:
-    end_s = time.monotonic() + 20
-    while metrics.value(name, gpu="0") != value:
-        assert time.monotonic() < end_s, metrics.value(name, gpu="0")
-        time.sleep(0.01)
+    def now() -> float | None:
+        return metrics.value(name, gpu="0")
+
+    wait_until(lambda: now() == value, detail=now)
 
 
 def test_readings_come_change_and_are_absent_when_they_are_old(tmp_path: Path) -> None:

@@ -32,20 +32,13 @@ from sentinel.monitoring import (
     verify_chain,
 )
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
-from sentinel.testing import can_mount, file_size_limit, small_disk
+from sentinel.testing import can_mount, file_size_limit, small_disk, wait_until
 
 Make = Callable[..., LogRecords]
 QUICK = LogSettings(
     queue_records_max=300, segment_records_max=100, segment_s_max=0.01, wait_s_max=0.2, retry_s=0.01
 )
 needs_mount = pytest.mark.skipif(not can_mount(), reason="this user may not mount a disk")
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_records_of_codes_without_a_name_are_refused(
@@ -135,7 +128,7 @@ def test_a_segment_is_written_when_it_is_old_enough(
     """Little traffic must not keep decisions in memory for ever."""
     with DecisionLog(tmp_path, context, replace(QUICK, segment_s_max=0.05)) as log:
         log.append(make_records(1))
-        _wait_for(lambda: log.counts().written == 1)
+        wait_until(lambda: log.counts().written == 1)
 
 
 def test_what_writes_segments_is_loaded_before_there_is_one(tmp_path: Path) -> None:
@@ -168,7 +161,7 @@ def test_a_large_segment_is_written_in_pieces_with_a_rest_after_each(
     with DecisionLog(tmp_path, context, settings) as log:
         for place in range(4):
             log.append(make_records(100, first=100 * place))
-        _wait_for(lambda: log.counts().written == 400)
+        wait_until(lambda: log.counts().written == 400)
         assert len(rests) >= 3 * 4
         assert all(0 <= rest <= limits.REST_S_MAX for rest in rests)
         n_rests = len(rests)
@@ -289,7 +282,7 @@ def test_drop_goes_on_when_the_disk_takes_nothing_and_recovers(
                 log.append(make_records(100, first=100 * i))
             counts = log.counts()
             assert (counts.queued, counts.dropped, counts.written) == (300, 700, 0)
-        _wait_for(lambda: log.counts().written == 300)
+        wait_until(lambda: log.counts().written == 300)
     ids = read_decisions(tmp_path)["event_id"].to_pylist()
     assert ids == [f"event-{i}" for i in range(300)]
     assert list(tmp_path.glob(".*")) == []
@@ -306,7 +299,7 @@ def test_a_full_disk_keeps_the_counts_right_and_recovers_without_restart(
     settings = replace(QUICK, policy=policy, spill_folder=spill)
     with small_disk(disk, n_bytes=1 << 20), DecisionLog(disk / "log", context, settings) as log:
         log.append(make_records(100))
-        _wait_for(lambda: log.counts().written == 100)
+        wait_until(lambda: log.counts().written == 100)
         filler = disk / "filler"
         with filler.open("wb", buffering=0) as file:
             try:
@@ -316,15 +309,15 @@ def test_a_full_disk_keeps_the_counts_right_and_recovers_without_restart(
                 pass
         for i in range(1, 10):
             log.append(make_records(100, first=100 * i))
-        _wait_for(lambda: "No space left" in log.counts().last_error)
+        wait_until(lambda: "No space left" in log.counts().last_error)
         counts = log.counts()
         assert counts.is_balanced
         assert (counts.decided, counts.written) == (1000, 100)
         assert counts.spilled + counts.dropped == 600
         assert (counts.spilled > 0) == (policy is FullPolicy.SPILL)
         filler.unlink()
-        _wait_for(lambda: log.counts().written == 400)
-        _wait_for(lambda: log.counts().ingested == log.counts().spilled)
+        wait_until(lambda: log.counts().written == 400)
+        wait_until(lambda: log.counts().ingested == log.counts().spilled)
         ids = read_decisions(disk / "log")["event_id"].to_pylist()
         assert len(ids) == len(set(ids)) == 400 + log.counts().spilled
         assert verify_chain(disk / "log").first_bad is None
@@ -349,7 +342,7 @@ def test_spilled_records_keep_what_they_were_decided_with(
     assert log.counts().spilled == 10
     log.close()
     with DecisionLog(tmp_path, replace(context, release="cards 3.0.0"), QUICK) as after:
-        _wait_for(lambda: after.counts().ingested == 10)
+        wait_until(lambda: after.counts().ingested == 10)
         after.append(make_records(1, first=20))
     counts = after.counts()
     assert (counts.decided, counts.written, counts.spilled, counts.lost) == (21, 11, 10, 0)
@@ -376,7 +369,7 @@ def test_a_spilled_file_that_cannot_be_read_is_set_aside_and_said(
     first, _ = sorted((tmp_path / "spill").iterdir())
     first.write_bytes(b"not an arrow file")
     with DecisionLog(tmp_path, context, QUICK) as after:
-        _wait_for(lambda: after.counts().ingested == 10)
+        wait_until(lambda: after.counts().ingested == 10)
     assert [path.suffix for path in (tmp_path / "spill").iterdir()] == [".damaged"]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,6 @@ from sentinel.monitoring.log_records import LogRecords
 from sentinel.release import LoadedRelease, build_release, load_release
 from sentinel.scoring import Outcome, ServedBy
 from sentinel.scoring.session import ModelSession
-
-_WAIT_S = 60.0
 
 
 def explained_release(folder: Path) -> LoadedRelease:
@@ -49,12 +45,3 @@ def records_of(
         partition=0,
         positions=np.arange(n, dtype=np.int64),
     )
-
-
-def wait_until(holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
-    """Wait for something that another thread or process does."""
-    end_s = time.monotonic() + wait_s
-    while not holds():
-        if time.monotonic() > end_s:
-            raise AssertionError("it did not happen")
-        time.sleep(0.01)

@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import psutil
 from serving_rig import GOLDEN
 
-_WAIT_S = 60.0
+from sentinel.testing import wait_until
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,6 @@ def freeze(pid: int) -> None:
         return set(states) == {"T"}
 
     wait_until(is_still)
-
-
-def wait_until(holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
-    """Wait for what another process does."""
-    end_s = time.monotonic() + wait_s
-    while not holds():
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from sentinel.serving.plane import Plane
 from sentinel.serving.releases.release_source import ReleaseSource
 from sentinel.serving.server import Addresses, Server
 from sentinel.serving.settings import ServerSettings
+from sentinel.testing import wait_until
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "releases" / "format-1"
 MODEL = "payments"
@@ -191,11 +192,7 @@ class Served:
 
     def wait_until(self, holds: Callable[[], bool], *, wait_s: float = _WAIT_S) -> None:
         """Wait for something that another thread does."""
-        end_s = time.monotonic() + wait_s
-        while not holds():
-            if time.monotonic() > end_s:
-                raise AssertionError(f"it did not happen; health: {self.plane.health()}")
-            time.sleep(0.02)
+        wait_until(holds, wait_s=wait_s, detail=self.plane.health)
 
     def wait_ready(self) -> None:
         self.wait_until(lambda: self.plane.health().is_ready)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from serving_rig import MODEL, Answered, Served, infer_body, payment, served
-from tests.serving.explanation_rig import explained_release, wait_until
+from tests.serving.explanation_rig import explained_release
 
 from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER, find_explanation
 from sentinel.serving.settings import ExplainMode
+from sentinel.testing import wait_until
 
 
 @pytest.fixture(scope="module")

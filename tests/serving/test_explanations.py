@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.release.conftest import NOW_MS
-from tests.serving.explanation_rig import explained_release, records_of, wait_until
+from tests.serving.explanation_rig import explained_release, records_of
 from tests.serving.release_rig import folder_of_releases
 
 from sentinel.core import limits
@@ -29,6 +29,7 @@ from sentinel.serving.explanations.explanations import Explanations, Tap, watch
 from sentinel.serving.explanations.kept import find_explanation
 from sentinel.serving.explanations.recent_rows import RecentRows
 from sentinel.serving.settings import ExplainMode
+from sentinel.testing import wait_until
 
 
 @pytest.fixture(scope="module")

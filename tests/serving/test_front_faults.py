@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 from fronts_rig import FRONT_SERVER, ends, is_running, log_lines, marker, parts
-from process_rig import ServerProcess, server_process, wait_until
+from process_rig import ServerProcess, server_process
 from serving_rig import payment
 
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
+from sentinel.testing import wait_until
 
 # A beat that is missing is found within 5 s; a busy machine is given as long again.
 _FOUND_S = 10.0

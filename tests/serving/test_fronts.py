@@ -17,12 +17,13 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from fronts_rig import parts
-from process_rig import ServerProcess, server_process, wait_until
+from process_rig import ServerProcess, server_process
 from serving_rig import GOLDEN, MODEL, N_FEATURES, golden_release, infer_body, payment, verdict
 from test_tls import issue
 
 from sentinel.scoring.session import ModelSession
 from sentinel.serving.doors.grpc_messages import message
+from sentinel.testing import wait_until
 
 ROWS = np.array([[19.5, 1, 20, 60, 1], [900, 3, 20, 5, 0]], dtype=np.float32)
 

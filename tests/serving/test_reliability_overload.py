@@ -19,10 +19,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from process_rig import ServerProcess, server_process, wait_until
+from process_rig import ServerProcess, server_process
 from serving_rig import Served, payment, served
 
 from sentinel.serving.doors.grpc_messages import message
+from sentinel.testing import wait_until
 from sentinel.testing.load_generator import (
     LoadReport,
     Schedule,

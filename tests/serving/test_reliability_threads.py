@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from process_rig import wait_until
 from serving_rig import GOLDEN, payment
+
+from sentinel.testing import wait_until
 
 # Where the groups of either version of the kernel's interface stand.
 _GROUPS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -39,6 +39,7 @@ from sentinel.features.stores.redis.cluster_link import ClusterLink, slot_of
 from sentinel.features.stores.redis.reader import FeatureReader
 from sentinel.features.stores.redis.shards import N_SHARDS
 from sentinel.features.stores.redis.store import OnLoss, RedisSettings, RedisStore
+from sentinel.testing import wait_until
 from sentinel.testing.redis_cluster import RedisCluster
 
 NAMES = count()
@@ -254,13 +255,6 @@ def test_frozen_node_means_stale_defaults_and_then_the_whole_state(
 def tended(store: RedisStore) -> str:
     store.tend()
     return store.trouble
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 @pytest.mark.reliability("D5", t1=2, t2=20, t3=100)

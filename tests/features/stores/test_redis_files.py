@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from redis_rig import (
     PLAN,
-    WAIT_S_MAX,
     close_all,
     closed_later,
     feed,
@@ -23,6 +22,7 @@ from redis_rig import (
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.redis.store import RedisSettings, RedisStore
+from sentinel.testing import wait_until
 from sentinel.testing.power_cut_disk import PowerCutDisk, why_not
 from sentinel.testing.redis_server import RedisServer
 
@@ -159,10 +159,3 @@ def test_flipped_bit_in_the_base_file_of_redis_is_refused_or_changes_nothing(
     assert n_refused
     base.write_bytes(whole)
     server.start()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
