@@ -53,6 +53,7 @@ def test_values_of_known_and_unknown_keys(
 ) -> None:
     release, server, events = world
     address = tmp_path / "redis.url"
+    address.touch(mode=0o600)
     address.write_text(server.url + "?name=shop\n")
     key = str(events[0]["card_id"])
     latest = max(int(str(event["paid_at"])) for event in events)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +19,11 @@ from sentinel.contract.decoder import Decoder
 from sentinel.features import Engine
 from sentinel.features.stores.redis.store import RedisSettings, RedisStore
 from sentinel.release import load_release
+from sentinel.testing import wait_until
 from sentinel.testing.mock_kafka import MockKafka
 from sentinel.testing.redis_server import RedisServer
 
 N_EVENTS = 400
-WAIT_S_MAX = 90.0
 
 
 @pytest.fixture
@@ -35,12 +34,12 @@ def redis() -> Iterator[RedisServer]:
     shutil.rmtree(folder)
 
 
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end_s = time.monotonic() + WAIT_S_MAX
-    while not holds():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end_s
-        time.sleep(0.1)
+def wait_alive(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    def is_alive() -> bool:
+        return process.poll() is None
+
+    wait_until(lambda: holds() or not is_alive(), every_s=0.1)
+    assert is_alive(), process.communicate()
 
 
 @pytest.mark.reliability("D1", "D2", t1=1, t2=10, t3=50)
@@ -64,6 +63,7 @@ def test_stream_goes_on_on_stale_defaults_and_its_state_misses_nothing(
     for trial in trials:
         with MockKafka({"e": 1, "d": 1, "q": 1}) as mock:
             cluster = stream_rig.Cluster(mock.bootstrap, mock)
+            (tmp_path / "store").touch(mode=0o600)
             (tmp_path / "store").write_text(f"{redis.url}?name=stream-{trial}\n")
             folder = tmp_path / f"work-{trial}"
             folder.mkdir()
@@ -87,20 +87,20 @@ def carry(
     process = start(cluster, release, folder)
     try:
         produce(cluster, parts[0])
-        wait_until(lambda: len(cluster.ids("d")) >= 100, process)  # type: ignore[attr-defined]
+        wait_alive(lambda: len(cluster.ids("d")) >= 100, process)  # type: ignore[attr-defined]
         redis.kill()
         produce(cluster, parts[1])
-        wait_until(lambda: len(cluster.ids("d")) >= 200, process)  # type: ignore[attr-defined]
+        wait_alive(lambda: len(cluster.ids("d")) >= 200, process)  # type: ignore[attr-defined]
         redis.start()
         redis.send(signal.SIGSTOP)
         produce(cluster, parts[2])
-        wait_until(lambda: len(cluster.ids("d")) >= 300, process)  # type: ignore[attr-defined]
+        wait_alive(lambda: len(cluster.ids("d")) >= 300, process)  # type: ignore[attr-defined]
         process.kill()
         process.communicate(timeout=30)
         redis.send(signal.SIGCONT)
         process = start(cluster, release, folder)
         produce(cluster, parts[3])
-        wait_until(lambda: len(set(cluster.ids("d"))) >= N_EVENTS, process)  # type: ignore[attr-defined]
+        wait_alive(lambda: len(set(cluster.ids("d"))) >= N_EVENTS, process)  # type: ignore[attr-defined]
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=60)
         assert process.returncode == 0, error

@@ -75,9 +75,10 @@ def test_a_secret_that_others_may_read_is_refused_with_the_way_out(
     path.write_bytes(b"swordfish")
     path.chmod(mode)
     with pytest.raises(SentinelError) as error:
-        read_secret(path, n_bytes_max=10, code=ErrorCode.TOKENS_INVALID)
-    assert (error.value.code, error.value.at) == (ErrorCode.TOKENS_INVALID, str(path))
-    assert error.value.hint == f"Take it from others: chmod 600 {path}"
+        read_secret(path, n_bytes_max=10)
+    assert (error.value.code, error.value.at) == (ErrorCode.FILE_EXPOSED, str(path))
+    assert error.value.hint.startswith(f"Take it from others: chmod 600 {path} ")
+    assert "defaultMode: 0440" in error.value.hint
     assert f"mode {mode:o}" in str(error.value)
     assert "swordfish" not in str(error.value)
 
@@ -91,16 +92,14 @@ def test_a_secret_is_read_through_the_links_of_a_volume(tmp_path: Path, mode: in
     path.chmod(mode)
     (tmp_path / "..data").symlink_to("..2026")
     (tmp_path / "token").symlink_to("..data/token")
-    found = read_secret(tmp_path / "token", n_bytes_max=10, code=ErrorCode.TOKENS_INVALID)
+    found = read_secret(tmp_path / "token", n_bytes_max=10)
     assert found == b"swordfish"
     assert read_bounded(tmp_path / "token", n_bytes_max=10, may_be_link=True) == b"swordfish"
     if mode & 0o040:
         with pytest.raises(SentinelError) as error:
-            read_secret(
-                tmp_path / "token", n_bytes_max=10, code=ErrorCode.KEY_INVALID, group_may_read=False
-            )
+            read_secret(tmp_path / "token", n_bytes_max=10, group_may_read=False)
         assert (error.value.code, error.value.at) == (
-            ErrorCode.KEY_INVALID,
+            ErrorCode.FILE_EXPOSED,
             str(tmp_path / "token"),
         )
 

@@ -183,7 +183,7 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -
     path.chmod(mode)
     with pytest.raises(SentinelError) as caught:
         load_key(path)
-    assert caught.value.code is ErrorCode.KEY_INVALID
+    assert (caught.value.code, caught.value.at) == (ErrorCode.FILE_EXPOSED, str(path))
     assert "600" in caught.value.expected
 
 

@@ -281,7 +281,7 @@ def test_a_token_of_another_scope_trips_nothing(
     file.write_text(SECRETS["score"] + "\n")
     file.chmod(0o644)
     _, found = _run(capsys, "breaker", "show", *url, "--token-file", str(file))
-    assert found["error"]["code"] == "tokens-invalid"  # type: ignore[index]
+    assert found["error"]["code"] == "file-exposed"  # type: ignore[index]
     assert "chmod 600" in found["error"]["hint"]  # type: ignore[index]
     file.chmod(0o600)
     named = ("--token-file", str(file), "--because", "no")

@@ -24,6 +24,7 @@ from sentinel.monitoring.log_segments import read_metadata, segment_paths
 from sentinel.serving.doors.access import Access, Scope
 from sentinel.serving.doors.status_codes import GRPC_STATUS, HTTP_STATUS
 from sentinel.serving.settings import ServerSettings
+from sentinel.testing import wait_until
 
 SECRET = "s" * 43
 READER = "r" * 43
@@ -78,7 +79,7 @@ def test_a_token_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(SentinelError) as refused:
         Access.read(path)
-    assert (refused.value.code, refused.value.at) == (ErrorCode.TOKENS_INVALID, str(path))
+    assert (refused.value.code, refused.value.at) == (ErrorCode.FILE_EXPOSED, str(path))
     assert "chmod 600" in refused.value.hint
 
 
@@ -128,6 +129,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     )
     paths = folder / "certificate.pem", folder / "key.pem"
     paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].touch(mode=0o600)
     paths[1].write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -153,8 +155,9 @@ def test_the_door_speaks_tls_and_asks_itself_through_it(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "no.pem").write_text("no")
     path = tmp_path / "no.pem"
+    path.touch(mode=0o600)
+    path.write_text("no")
     with (
         pytest.raises(SentinelError) as refused,
         served(tmp_path, certificate=path, private_key=path),
@@ -244,7 +247,7 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     try:
-        _wait_ready(port)
+        wait_until(lambda: _status(port, "/v2/health/ready") == 200)
         for thread in threads:
             thread.start()
         time.sleep(0.5)
@@ -277,13 +280,6 @@ def _status(port: int, path: str) -> int:
         return 0
     finally:
         link.close()
-
-
-def _wait_ready(port: int) -> None:
-    end_s = time.monotonic() + 30
-    while _status(port, "/v2/health/ready") != 200:
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
 
 
 @pytest.mark.reliability("F14")

@@ -40,6 +40,7 @@ class Issued:
     def write(self, folder: Path, name: str) -> tuple[Path, Path]:
         certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
         certificate.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        key.touch(mode=0o600)
         key.write_bytes(
             self.key.private_bytes(
                 serialization.Encoding.PEM,
@@ -359,6 +360,7 @@ def test_files_that_are_none_are_refused_by_name(tmp_path: Path, content: bytes)
     ca = issue("ca")
     certificate, key = issue("server", ca).write(tmp_path, "server")
     bad = tmp_path / "bad.pem"
+    bad.touch(mode=0o600)
     bad.write_bytes(content)
     for paths in ((bad, key, None), (certificate, bad, None), (certificate, key, bad)):
         with pytest.raises(SentinelError) as refused:
@@ -366,6 +368,22 @@ def test_files_that_are_none_are_refused_by_name(tmp_path: Path, content: bytes)
         assert refused.value.code is ErrorCode.CONFIGURATION_INVALID
     with pytest.raises(SentinelError, match="certificate of the server"):
         ServerSettings(client_ca=bad)
+
+
+@pytest.mark.parametrize(("mode", "is_taken"), [(0o440, True), (0o640, True), (0o644, False)])
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int, is_taken: bool) -> None:
+    """At the start, and when it is renewed; modes with the group are those of ``fsGroup``."""
+    certificate, key = issue("server", issue("ca")).write(tmp_path, "server")
+    tls = Tls(certificate, key, None)
+    key.chmod(mode)
+    if is_taken:
+        tls.renew()
+        return
+    for act in (tls.renew, lambda: Tls(certificate, key, None)):
+        with pytest.raises(SentinelError) as refused:
+            act()
+        assert (refused.value.code, refused.value.at) == (ErrorCode.FILE_EXPOSED, str(key))
+        assert f"chmod 600 {key}" in refused.value.hint
 
 
 def test_files_are_read_through_the_links_of_a_volume(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_list_is_no_property() -> None:
 
 def test_a_secret_comes_from_its_file_and_is_shown_nowhere(tmp_path: Path) -> None:
     secret = tmp_path / "password"
+    secret.touch(mode=0o600)
     secret.write_text("hunter2hunter2\n")
     mounted = tmp_path / "mounted"
     mounted.symlink_to(secret.name)  # as Kubernetes mounts secrets
@@ -63,6 +64,11 @@ def test_a_secret_comes_from_its_file_and_is_shown_nowhere(tmp_path: Path) -> No
     assert made.producer()["sasl.password"] == "hunter2hunter2"
     assert "hunter2" not in repr(made)
     assert made.shown() == {"sasl.username": "u", "sasl.password": "•••"}
+    secret.chmod(0o644)
+    with pytest.raises(SentinelError) as caught:
+        client_settings({}, (f"sasl.password=@{mounted}",))
+    assert (caught.value.code, caught.value.at) == (ErrorCode.FILE_EXPOSED, str(mounted))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -82,11 +82,7 @@ class Remote:
     ) -> dict[str, object]:
         headers = {} if body is None else {"content-type": "application/json"}
         if self.token_file is not None:
-            content = read_secret(
-                self.token_file,
-                n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2,
-                code=ErrorCode.TOKENS_INVALID,
-            )
+            content = read_secret(self.token_file, n_bytes_max=limits.TOKEN_CHARACTERS_MAX + 2)
             headers["authorization"] = f"Bearer {_token_of(content, self.token_file)}"
         within_s = (_READ_WAIT_S if body is None else _WAIT_S) + wait_s
         connection = _connect(self.url, wait_s=within_s)

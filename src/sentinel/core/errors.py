@@ -22,6 +22,7 @@ class ErrorCode(enum.StrEnum):
     # core
     FILE_MISSING = "file-missing"
     FILE_UNREADABLE = "file-unreadable"
+    FILE_EXPOSED = "file-exposed"
     FILE_UNWRITABLE = "file-unwritable"
     PATH_OUTSIDE = "path-outside"
     CONFIGURATION_UNKNOWN_KEY = "configuration-unknown-key"

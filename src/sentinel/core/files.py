@@ -146,35 +146,34 @@ def read_bounded(path: Path, *, n_bytes_max: int, may_be_link: bool = False) -> 
     return _read(path, n_bytes_max=n_bytes_max, may_be_link=may_be_link)[0]
 
 
-def read_secret(
-    path: Path, *, n_bytes_max: int, code: ErrorCode, group_may_read: bool = True
-) -> bytes:
+def read_secret(path: Path, *, n_bytes_max: int, group_may_read: bool = True) -> bytes:
     """Read a file that holds a secret, and refuse one that others than its owner may read.
+
+    Tokens, private keys, addresses of stores and passwords are all read so.
 
     Parameters
     ----------
     path : Path
         May be a link; what it leads to is judged.
     n_bytes_max : int
-    code : ErrorCode
-        What to call a file that others may read.
     group_may_read : bool
         Modes 440 and 640 are taken: so Kubernetes mounts a secret with ``fsGroup``.
 
     Raises
     ------
     SentinelError
-        ``code``; as :func:`read_bounded`.
+        ``file-exposed``; as :func:`read_bounded`.
     """
     content, mode = _read(path, n_bytes_max=n_bytes_max, may_be_link=True)
     refused = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if group_may_read else stat.S_IRWXG)
     if mode & refused:
+        in_a_volume = " (a volume of Kubernetes: defaultMode: 0440)" if group_may_read else ""
         raise SentinelError(
-            code,
+            ErrorCode.FILE_EXPOSED,
             at=str(path),
             expected="a file that its owner alone may read, mode 600",
             got=f"mode {mode:03o}",
-            hint=f"Take it from others: chmod 600 {path}",
+            hint=f"Take it from others: chmod 600 {path}{in_a_volume}",
         )
     return content
 

@@ -120,15 +120,10 @@ def load_key(path: Path) -> SigningKey:
     Raises
     ------
     SentinelError
-        ``file-missing``, ``file-unreadable``; ``key-invalid`` when others may read the file, or
-        when it is no key file.
+        ``file-missing``, ``file-unreadable``; ``file-exposed`` when others may read the file;
+        ``key-invalid`` when it is no key file.
     """
-    content = read_secret(
-        path,
-        n_bytes_max=limits.SIGNATURE_BYTES_MAX,
-        code=ErrorCode.KEY_INVALID,
-        group_may_read=False,
-    )
+    content = read_secret(path, n_bytes_max=limits.SIGNATURE_BYTES_MAX, group_may_read=False)
     try:
         data = msgspec.json.decode(content, type=_KeyFile)
         seed = base64.b64decode(data.private, validate=True)

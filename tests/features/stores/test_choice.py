@@ -69,6 +69,7 @@ def test_choices_are_read_and_shown_without_passwords(
 
 def test_file_of_an_address_is_read_and_named_where_it_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "store"
+    path.touch(mode=0o600)
     path.write_text("redis://:hunter2@cache:6379/0?name=shop\n")
     (tmp_path / "mounted").symlink_to(path.name)
     assert parse_store(f"@{tmp_path / 'mounted'}").name == "shop", "as Kubernetes mounts secrets"
@@ -82,6 +83,25 @@ def test_file_of_an_address_is_read_and_named_where_it_is_wrong(tmp_path: Path) 
     with pytest.raises(SentinelError) as caught:
         parse_store(f"@{tmp_path / 'nowhere'}")
     assert caught.value.code is ErrorCode.FILE_MISSING
+
+
+@pytest.mark.parametrize(("mode", "is_taken"), [(0o440, True), (0o640, True), (0o644, False)])
+def test_file_of_an_address_is_refused_where_others_may_read_it(
+    tmp_path: Path, mode: int, is_taken: bool
+) -> None:
+    """Modes with the group are those of a volume of Kubernetes with ``fsGroup``."""
+    path = tmp_path / "store"
+    path.write_text("redis://:hunter2@cache:6379/0\n")
+    path.chmod(mode)
+    (tmp_path / "mounted").symlink_to(path.name)
+    if is_taken:
+        assert parse_store(f"@{tmp_path / 'mounted'}").url.endswith("/0")
+        return
+    with pytest.raises(SentinelError) as caught:
+        parse_store(f"@{tmp_path / 'mounted'}")
+    assert caught.value.code is ErrorCode.FILE_EXPOSED
+    assert caught.value.at == str(tmp_path / "mounted")
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["memory", "redis://cache"])

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError, without_password
-from sentinel.core.files import read_bounded
+from sentinel.core.files import read_secret
 from sentinel.features.engine import Engine
 from sentinel.features.plan import FeaturePlan
 
@@ -101,7 +101,8 @@ def parse_store(text: str, *, at: str = "--store", durability: str | None = None
     ------
     SentinelError
         ``store-address-invalid``, without any password; ``usage-invalid`` for a durability that
-        nothing could give; what reading the file of ``@FILE`` raises.
+        nothing could give; of ``@FILE``: ``file-exposed`` where others may read it, and what
+        reading it raises.
 
     Examples
     --------
@@ -112,7 +113,7 @@ def parse_store(text: str, *, at: str = "--store", durability: str | None = None
     """
     if text.startswith("@"):
         path = Path(text[1:])
-        content = read_bounded(path, n_bytes_max=limits.STORE_ADDRESS_BYTES_MAX, may_be_link=True)
+        content = read_secret(path, n_bytes_max=limits.STORE_ADDRESS_BYTES_MAX)
         # What a file of secrets holds is not shown, whatever it is.
         choice = _parsed(content.decode("utf-8", "replace").strip(), str(path), is_shown=False)
     else:

@@ -150,11 +150,9 @@ class Access:
         Raises
         ------
         SentinelError
-            ``tokens-invalid``; ``file-missing`` and ``file-unreadable``.
+            ``tokens-invalid``; ``file-exposed``, ``file-missing`` and ``file-unreadable``.
         """
-        content = read_secret(
-            path, n_bytes_max=limits.TOKEN_FILE_BYTES_MAX, code=ErrorCode.TOKENS_INVALID
-        )
+        content = read_secret(path, n_bytes_max=limits.TOKEN_FILE_BYTES_MAX)
         try:
             plain = msgspec.convert(tomllib.loads(content.decode()), _TokenFile)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -27,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded
+from sentinel.core.files import read_bounded, read_secret
 from sentinel.serving.settings import ServerSettings
 
 _OWN_DAYS = 3_650
@@ -104,7 +104,8 @@ class Tls:
     Raises
     ------
     SentinelError
-        ``configuration-invalid``, ``file-missing``, ``file-unreadable``.
+        ``configuration-invalid``, ``file-missing``, ``file-unreadable``; ``file-exposed`` for a key
+        that others may read.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Tls:
 
     def _read(self) -> _Files:
         certificate = _read_named(self._certificate)
-        private_key = _read_named(self._private_key)
+        private_key = read_secret(self._private_key, n_bytes_max=limits.TLS_FILE_BYTES_MAX)
         ca_path = self._client_ca
         client_ca = b"" if ca_path is None else _read_named(ca_path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

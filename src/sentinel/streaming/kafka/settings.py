@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_bounded
+from sentinel.core.files import read_secret
 
 # The client logs to stderr; errors and worse (syslog's numbers) are enough by default.
 _LOG_LEVEL = 3
@@ -198,9 +198,7 @@ def _checked(name: str, value: object, *, at: str) -> str | int | float | bool:
     if not isinstance(value, str | int | float | bool):
         raise _invalid(at, "a text, a number, true or false", type(value).__name__)
     if isinstance(value, str) and value.startswith("@"):
-        content = read_bounded(
-            Path(value[1:]), n_bytes_max=limits.STREAM_SECRET_BYTES_MAX, may_be_link=True
-        )
+        content = read_secret(Path(value[1:]), n_bytes_max=limits.STREAM_SECRET_BYTES_MAX)
         try:
             return content.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:

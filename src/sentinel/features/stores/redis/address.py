@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.core.files import read_secret
 
 _PORT = 6379
 _CLUSTER = "+cluster"
@@ -92,7 +95,9 @@ def _tls(query: dict[str, str]) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=query.get("ca"))
         if "cert" in query:
-            context.load_cert_chain(query["cert"], query.get("key"))
+            key = query.get("key")
+            read_secret(Path(key or query["cert"]), n_bytes_max=limits.TLS_FILE_BYTES_MAX)
+            context.load_cert_chain(query["cert"], key)
     except OSError as error:
         raise SentinelError(
             ErrorCode.STORE_ADDRESS_INVALID,
