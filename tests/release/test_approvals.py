@@ -331,7 +331,6 @@ def test_the_lines_written_for_a_key_are_read_as_that_key() -> None:
     read = Trust.parse(TRUST_TEXT.encode())
     assert read.keys == (TrustedKey(person='Ada "the first"', key=DATA.key_id, roles=(Role.DATA,)),)
     assert read.rules == Rules()
-    assert not read.holds_demo_keys
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,6 @@ class TimeTravelReport:
     features: tuple[str, ...] = ()
     detail: str = ""
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether something was checked and nothing differed."""
-        return self.n_checked > 0 and self.n_different == 0
-
 
 class _Findings:
     """Collects differences."""

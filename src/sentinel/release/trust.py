@@ -26,7 +26,7 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import read_bounded
-from sentinel.release.keys import DEMO_PREFIX, check_person, check_public_key
+from sentinel.release.keys import check_person, check_public_key
 
 
 class Role(enum.StrEnum):
@@ -157,11 +157,6 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def by_key(self) -> Mapping[str, TrustedKey]:
         """Return the keys by their id."""
         return {key.key: key for key in self.keys}
-
-    @property
-    def holds_demo_keys(self) -> bool:
-        """Whether this file trusts keys that prove nothing."""
-        return any(key.person.startswith(DEMO_PREFIX) for key in self.keys)
 
 
 def trust_entry(*, person: str, key_id: str, roles: tuple[Role, ...]) -> str:

@@ -181,11 +181,6 @@ class Breaker:
         return self._cause
 
     @property
-    def n_transitions(self) -> int:
-        """Steps taken since the start."""
-        return self._generation
-
-    @property
     def n_entered(self) -> dict[State, int]:
         """How often each state was entered since the start."""
         with self._lock:
