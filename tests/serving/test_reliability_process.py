@@ -128,7 +128,7 @@ def _tell_until_killed(running: ServerProcess, prefix: str) -> dict[str, bytes]:
     return told
 
 
-@pytest.mark.reliability("F13", t1=12, t2=40, t3=200)
+@pytest.mark.reliability("F13", t1=13, t2=40, t3=200)
 def test_a_frozen_process_is_seen_from_outside_and_goes_on_where_it_was(
     tmp_path: Path, trials: Iterator[int]
 ) -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -197,6 +198,15 @@ def batched(items: list[dict[str, object]], n: int) -> Iterator[list[dict[str, o
     """Cut a list into pieces."""
     for first in range(0, len(items), n):
         yield items[first : first + n]
+
+
+def side_by_side(seeds: Iterable[int], n: int, work: Callable[[int], None]) -> None:
+    """Try ``n`` seeds at a time: workers mostly wait, for their session or for each other."""
+    left = iter(seeds)
+    with ThreadPoolExecutor(n) as pool:
+        while chosen := list(itertools.islice(left, n)):
+            for tried in [pool.submit(work, seed) for seed in chosen]:
+                tried.result()
 
 
 def as_bytes(key: object) -> bytes | None:

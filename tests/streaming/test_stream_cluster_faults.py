@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from stream_rig import Case, Cluster, Stream, named_cluster
+from stream_rig import Case, Cluster, Stream, named_cluster, side_by_side
 
 from sentinel.testing.mock_kafka import MockKafka
 
@@ -133,14 +133,17 @@ def test_a_cluster_that_is_gone_is_waited_for(
         stream.close()
 
 
-@pytest.mark.reliability("C4", t1=1, t2=20, t3=300)
+@pytest.mark.reliability("C4", t1=5, t2=50, t3=300)
 def test_workers_come_and_go_and_die_at_random_and_every_event_counts_once(
     case: Case, mock: MockKafka, tmp_path: Path, trials
 ) -> None:
-    """One to four workers; each step kills, freezes, thaws, adds or ends one, as the seed says."""
+    """One to four workers; each step kills, freezes, thaws, adds or ends one, as the seed says.
+
+    Two seeds at a time, each with topics and workers of its own.
+    """
     lines = case.events.read_bytes().splitlines()
-    for seed in trials:
-        rng = Random(seed)
+
+    def run(seed: int) -> None:
         stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path / str(seed))
         order = {
             "group": f"roulette-{stream.events}",
@@ -148,10 +151,12 @@ def test_workers_come_and_go_and_die_at_random_and_every_event_counts_once(
             "client": SESSION,
         }
         try:
-            n_sent = play(rng, stream, order, lines)
+            n_sent = play(Random(seed), stream, order, lines)
             check_decided(stream, lines[:n_sent])
         finally:
             stream.close()
+
+    side_by_side(trials, 2, run)
 
 
 def play(rng: Random, stream: Stream, order: dict[str, object], lines: list[bytes]) -> int:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import confluent_kafka as kafka
 import pytest
-from stream_rig import WAIT_S, Case, Cluster, FileCluster, Stream, named_cluster
+from stream_rig import (
+    WAIT_S,
+    Case,
+    Cluster,
+    FileCluster,
+    Stream,
+    named_cluster,
+    side_by_side,
+)
 
 from sentinel.contract import Quarantine
 from sentinel.monitoring import Metrics
@@ -429,40 +440,79 @@ SESSION_S = 3.0
 """Short, so that a worker can be frozen for three of them often; shorter, none gets a share."""
 
 
-@pytest.mark.reliability("C5", t1=5, t2=50, t3=200)
+@dataclass
+class Pair:
+    """Two workers of a stream that share its partitions."""
+
+    stream: Stream
+    workers: list[subprocess.Popen[str]]
+    n_sent: int = 0
+    n_withheld: int = 0
+
+    @classmethod
+    def start(cls, stream: Stream) -> Pair:
+        """Start both."""
+        order = {
+            "group": "frozen-" + stream.events,
+            "job": {"partition_key": "card_id"},
+            "client": {"session.timeout.ms": int(1000 * SESSION_S), "heartbeat.interval.ms": 300},
+        }
+        return cls(stream, [stream.start(**order), stream.start(**order)])
+
+    def send(self, lines: list[bytes]) -> None:
+        """Send further events."""
+        self.stream.send(lines)
+        self.n_sent += len(lines)
+
+    def freeze(self, number: int, lines: list[bytes]) -> None:
+        """Freeze one for three sessions, in mid-stream, and thaw it."""
+        frozen = self.workers[number % 2]
+        frozen.send_signal(signal.SIGSTOP)
+        self.send(lines)
+        time.sleep(3 * SESSION_S)
+        ids = self.stream.cluster.ids(self.stream.decisions)
+        self.n_withheld += len(set(ids)) < self.n_sent
+        frozen.send_signal(signal.SIGCONT)
+        self.stream.wait_for(self.n_sent)
+        check_decided_once(self.stream, self.n_sent)
+
+    def end(self) -> None:
+        """End both; every event was decided by one of them, once."""
+        reports = [self.stream.end(child) for child in self.workers]
+        assert sum(report["decided"] for report in reports) == self.n_sent
+        assert all(report["deduplicated"] == 0 for report in reports)
+
+
+@pytest.mark.reliability("C5", t1=10, t2=100, t3=500)
 def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(
-    case: Case, stream: Stream, trials
+    case: Case, cluster: Cluster, tmp_path: Path, trials
 ) -> None:
     """Past its session the broker gives them away; the lock on the state does not.
 
-    The two workers are frozen in turns, in mid-stream, for three times their session.
+    Two streams side by side, of two workers each, which are frozen in turns.
     """
     lines = lines_of(case)
-    n_each = min(200, len(lines) // (trials.n + 1))
-    order = {
-        "group": "frozen-" + stream.events,
-        "job": {"partition_key": "card_id"},
-        "client": {"session.timeout.ms": int(1000 * SESSION_S), "heartbeat.interval.ms": 300},
-    }
-    workers = [stream.start(**order), stream.start(**order)]
-    stream.send(lines[:n_each])
-    stream.wait_for(n_each)
-    n_sent, n_withheld = n_each, 0
-    for trial in trials:
-        frozen = workers[trial % 2]
-        frozen.send_signal(signal.SIGSTOP)
-        stream.send(lines[n_sent : n_sent + n_each])
-        n_sent += n_each
-        time.sleep(3 * SESSION_S)
-        n_withheld += len(set(stream.cluster.ids(stream.decisions))) < n_sent
-        frozen.send_signal(signal.SIGCONT)
-        stream.wait_for(n_sent)
-        check_decided_once(stream, n_sent)
-    assert n_withheld > 0, "nobody who had a partition was frozen"
-    time.sleep(1)
-    reports = [stream.end(child) for child in workers]
-    assert sum(report["decided"] for report in reports) == n_sent
-    assert all(report["deduplicated"] == 0 for report in reports)
+    n_pairs = 2
+    n_each = min(200, len(lines) // (-(-trials.n // n_pairs) + 1))
+    with ExitStack() as stack:
+        pairs = []
+        for number in range(n_pairs):
+            stream = Stream(cluster, case.release, tmp_path / str(number))
+            stack.callback(stream.close)
+            pairs.append(Pair.start(stream))
+        for pair in pairs:
+            pair.send(lines[:n_each])
+            pair.stream.wait_for(n_each)
+
+        def freeze(trial: int) -> None:
+            pair = pairs[trial % n_pairs]
+            pair.freeze(trial // n_pairs, lines[pair.n_sent : pair.n_sent + n_each])
+
+        side_by_side(trials, n_pairs, freeze)
+        assert all(pair.n_withheld > 0 for pair in pairs), "who was frozen had no partition"
+        time.sleep(1)
+        for pair in pairs:
+            pair.end()
 
 
 def check_decided_once(stream: Stream, n_events: int) -> None:

@@ -22,6 +22,7 @@ import ctypes
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,7 @@ _PRODUCER = 0
 
 
 class MockKafka:
-    """A mock cluster in a child process.
+    """A mock cluster in a child process; any thread may command it.
 
     Parameters
     ----------
@@ -49,6 +50,7 @@ class MockKafka:
         )
         if self._process.stdout is None:
             raise AssertionError("stdout is a pipe")
+        self._lock = threading.Lock()
         self.bootstrap = self._process.stdout.readline().strip()
         if not self.bootstrap:
             raise RuntimeError("the mock cluster did not start")
@@ -105,9 +107,11 @@ class MockKafka:
         process = self._process
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both are pipes")
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        if process.stdout.readline().strip() != "done":
+        with self._lock:
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline().strip()
+        if answer != "done":
             raise RuntimeError(f"the mock cluster did not take {line!r}")
 
 

@@ -177,7 +177,7 @@ def test_a_snapshot_that_is_none_is_named_and_the_one_before_serves(
     store.close(with_snapshot=False)
 
 
-@pytest.mark.reliability("B7", t1=300, t2=20_000, t3=200_000)
+@pytest.mark.reliability("B7", t1=2_000, t2=20_000, t3=200_000)
 def test_a_snapshot_cut_at_any_length_is_named_and_the_one_before_serves(trials: Trials) -> None:
     newest, older = snapshot_paths(WHOLE, FOLDER)
     content = WHOLE.read(newest)
