@@ -43,6 +43,9 @@ _BY_CODE = {
     ErrorCode.INTERNAL: ExitCode.INTERNAL,
     ErrorCode.CONSERVATION_BROKEN: ExitCode.INTERNAL,
     ErrorCode.IO_FAILED: ExitCode.FILE,
+    ErrorCode.RELEASE_MISSING: ExitCode.FILE,
+    ErrorCode.QUARANTINE_UNWRITABLE: ExitCode.FILE,
+    ErrorCode.STATE_UNWRITABLE: ExitCode.FILE,
 }
 # The family is the first word of the code. What is not here is bad input.
 _BY_FAMILY = {

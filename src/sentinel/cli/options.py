@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer.models import ParameterInfo
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 EventsPath = Annotated[Path, typer.Option("--events", help="Events, one JSON object a line.")]
@@ -53,9 +54,22 @@ ConfigFile = Annotated[
 
 
 def reflow(app: typer.Typer) -> None:
-    """Let help pages break the lines of a paragraph where the terminal ends, and only there."""
+    """Let help pages break the lines of a paragraph where the terminal ends, and only there.
+
+    And let every command itself meet a file that it may not read: with typer's own look at it the
+    command line were wrong, which it is not.
+    """
     for command in app.registered_commands:
-        if command.callback is not None and not command.help:
+        if command.callback is None:
+            continue
+        evaluated = inspect.get_annotations(command.callback, eval_str=True)
+        for annotation in evaluated.values():
+            for parameter in getattr(annotation, "__metadata__", ()):
+                if isinstance(parameter, ParameterInfo):
+                    parameter.readable = False
+        # What was written as text is evaluated only once: typer is to see these very objects.
+        command.callback.__annotations__ = evaluated
+        if not command.help:
             paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
             command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
     for group in app.registered_groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,6 +214,7 @@ def list_(
         raise SentinelError(
             ErrorCode.FILE_MISSING, at=str(folder), expected="a folder", got="none there"
         )
+    os.scandir(folder).close()  # what is looked for by a pattern is passed over where it is shut
     rows = [_listed(each, trust) for each in find_releases(folder)]
     output = Output(as_json=as_json)
     output.document({"releases": rows})

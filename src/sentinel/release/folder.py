@@ -107,6 +107,8 @@ def _open_folder(folder: Path) -> int:
         raise SentinelError(
             ErrorCode.RELEASE_MISSING, at=str(folder), expected="a release folder", got="nothing"
         ) from error
+    except PermissionError as error:
+        raise _unreadable(str(folder), error) from error
     except OSError as error:
         if folder.is_symlink():
             raise SentinelError(
@@ -141,6 +143,8 @@ def _read(handle: int, name: str, *, n_bytes_max: int) -> bytes:
     """Read one plain file of the open folder; one byte more than it may have is enough to tell."""
     try:
         file = os.open(name, _OPEN_FILE, dir_fd=handle)
+    except PermissionError as error:
+        raise _unreadable(name, error) from error
     except OSError as error:
         raise _structure(name, "a file", error.strerror or error) from error
     try:
@@ -153,12 +157,7 @@ def _read(handle: int, name: str, *, n_bytes_max: int) -> bytes:
             raise _corrupt(name, f"at most {n_bytes_max} bytes", status.st_size)
         return _read_open(file, n_bytes_max + 1)
     except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_UNREADABLE,
-            at=name,
-            expected="a file that can be read",
-            got=error.strerror or error,
-        ) from error
+        raise _unreadable(name, error) from error
     finally:
         os.close(file)
 
@@ -174,6 +173,8 @@ def _read_open(file: int, n_bytes_max: int) -> bytes:
 def _read_signatures(handle: int) -> dict[str, bytes]:
     try:
         inner = os.open(SIGNATURES_NAME, _OPEN_FOLDER, dir_fd=handle)
+    except PermissionError as error:
+        raise _unreadable(SIGNATURES_NAME, error) from error
     except OSError as error:
         raise _structure(SIGNATURES_NAME, "a folder", error.strerror or error) from error
     try:
@@ -188,6 +189,15 @@ def _read_signatures(handle: int) -> dict[str, bytes]:
         }
     finally:
         os.close(inner)
+
+
+def _unreadable(at: str, error: OSError) -> SentinelError:
+    return SentinelError(
+        ErrorCode.FILE_UNREADABLE,
+        at=at,
+        expected="a file that can be read",
+        got=error.strerror or error,
+    )
 
 
 def _structure(at: str, expected: str, got: object) -> SentinelError:

@@ -83,9 +83,22 @@ def create_topic(folder: Path, topic: str, n_partitions: int) -> None:
 
 
 def partitions_of(folder: Path, topic: str) -> int:
-    """Count the partitions of a topic; 0 when there is none."""
+    """Count the partitions of a topic; 0 when there is none.
+
+    Raises
+    ------
+    SentinelError
+        ``file-unreadable``.
+    """
     try:
         names = sorted(path.name for path in (folder / topic).iterdir() if path.is_dir())
+    except PermissionError as error:
+        raise SentinelError(
+            ErrorCode.FILE_UNREADABLE,
+            at=str(folder / topic),
+            expected="a topic that can be read",
+            got=error.strerror or error,
+        ) from error
     except OSError:
         return 0
     return len(names) if names == [f"{n:05d}" for n in range(len(names))] else 0

@@ -74,12 +74,19 @@ def look_at_store(folder: Path, disk: Disk | None = None) -> StoreReport:
     Raises
     ------
     SentinelError
-        ``file-missing`` when there is no such folder, or no state in it.
+        ``file-missing`` when there is no such folder, or no state in it; ``file-unreadable``.
     """
     disk = disk or SystemDisk()
     try:
         snapshots = snapshot_paths(disk, folder)
         segments = segment_paths(disk, folder)
+    except PermissionError as error:
+        raise SentinelError(
+            ErrorCode.FILE_UNREADABLE,
+            at=str(folder),
+            expected="a folder of feature state that can be read",
+            got=error.strerror or error,
+        ) from error
     except OSError as error:
         raise _missing(folder, error.strerror or str(error)) from error
     if not snapshots and not segments:
