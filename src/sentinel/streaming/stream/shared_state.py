@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sentinel.core.disk import SystemDisk
 from sentinel.core.files import lock_folder
 from sentinel.features import FeaturePlan
 from sentinel.features.stores.choice import StoreChoice, redis_settings
-from sentinel.streaming.stream.shared_store import SharedStreamStore
-from sentinel.streaming.stream.state import StreamState, read_marks
+from sentinel.features.stores.embedded import Durability
+from sentinel.streaming.stream.state import StreamState
+from sentinel.streaming.stream.stores import SharedStreamStore
 
 
 class SharedState(StreamState):
@@ -54,27 +54,27 @@ class SharedState(StreamState):
         part: str = "",
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.folder = folder
-        self._is_power = False
-        self._disk = SystemDisk()
-        self._wait = wait
-        self._is_closed = False
         settings = redis_settings(choice, plan)
         name = f"{settings.name}.{part}" if part else settings.name
+        self._settings = replace(settings, name=name)
+        super().__init__(plan, folder, durability=Durability.PROCESS, wait=wait)
+
+    def _open(self, plan: FeaturePlan, *_: object) -> SharedStreamStore:
+        """Lock the folder and open it; then the store."""
         self._lock = lock_folder(
-            folder,
+            self.folder,
             owner="worker",
             hint="Stop the other worker, or give this one a folder of its own: worker_folder.",
         )
         is_open = False
         try:
-            self.screen = self._open_screen()
-            self._marks = read_marks(self._disk, folder)
-            self.store = SharedStreamStore(plan, replace(settings, name=name))
+            self._open_folder()
+            store = SharedStreamStore(plan, self._settings)
             is_open = True
         finally:
             if not is_open:
                 os.close(self._lock)
+        return store
 
     def close(self) -> None:
         """Let go of the store and of the folder."""

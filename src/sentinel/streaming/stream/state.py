@@ -13,16 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from sentinel.contract import EventBatch
 from sentinel.core import limits
 from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import FeaturePlan
-from sentinel.features.matrix import FeatureMatrix
-from sentinel.features.stores.embedded import Durability, EmbeddedStore
+from sentinel.features.stores.embedded import Durability
 from sentinel.streaming.crash_marker import CrashMarker, Marker, NoMarker, restart_pause_s
 from sentinel.streaming.stream.poison import Screen, write_whole
-from sentinel.streaming.stream.shared_store import SharedStreamStore
+from sentinel.streaming.stream.stores import SharedStreamStore, StreamStore
 
 _MARKS_NAME = "outputs.json"
 
@@ -31,19 +29,6 @@ class _Marks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First position of each ``topic/partition`` whose outputs the broker may not have."""
 
     positions: dict[str, int]
-
-
-class StreamStore(EmbeddedStore):
-    """The durable engine, with a call when a batch has been applied."""
-
-    on_applied: Callable[[], None] | None = None
-
-    def advance(self, events: EventBatch) -> FeatureMatrix:
-        """Log, commit and apply; see :meth:`EmbeddedStore.advance`."""
-        matrix = super().advance(events)
-        if self.on_applied is not None:
-            self.on_applied()
-        return matrix
 
 
 class StreamState:
@@ -81,24 +66,8 @@ class StreamState:
         self._disk = disk if disk is not None else SystemDisk()
         self._wait = wait
         self._is_closed = False
-        store = StreamStore(
-            plan,
-            folder,
-            durability=durability,
-            snapshot_every_events=snapshot_every_events,
-            disk=self._disk,
-        )
-        self.store: StreamStore | SharedStreamStore = store
-        is_open = False
-        try:
-            self.screen = self._open_screen(
-                [(event.source, event.partition, event.position) for event in store.passed]
-            )
-            self._marks = read_marks(self._disk, folder)
-            is_open = True
-        finally:
-            if not is_open:
-                self.store.close(with_snapshot=False)
+        self._marks: dict[str, int] = {}
+        self.store = self._open(plan, durability, snapshot_every_events)
 
     @property
     def marker(self) -> Marker:
@@ -171,13 +140,36 @@ class StreamState:
         finally:
             self.marker.close()
 
-    def _open_screen(self, passed: Sequence[tuple[str, int, int]] = ()) -> Screen:
+    def _open(
+        self, plan: FeaturePlan, durability: Durability, snapshot_every_events: int
+    ) -> StreamStore | SharedStreamStore:
+        """Open the store, which locks the folder, and the rest of the folder."""
+        store = StreamStore(
+            plan,
+            self.folder,
+            durability=durability,
+            snapshot_every_events=snapshot_every_events,
+            disk=self._disk,
+        )
+        is_open = False
+        try:
+            self._open_folder(
+                [(event.source, event.partition, event.position) for event in store.passed]
+            )
+            is_open = True
+        finally:
+            if not is_open:
+                store.close(with_snapshot=False)
+        return store
+
+    def _open_folder(self, passed: Sequence[tuple[str, int, int]] = ()) -> None:
         """Open the marker; after deaths in mid-batch, wait. The folder's lock is held."""
         is_real = isinstance(self._disk, SystemDisk)
         marker: Marker = CrashMarker(self.folder / "marker") if is_real else NoMarker()
         if marker.suspect is not None:
             self._wait(restart_pause_s(marker.n_deaths_in_row))
-        return Screen(self._disk, self.folder, marker, passed=passed)
+        self.screen = Screen(self._disk, self.folder, marker, passed=passed)
+        self._marks = _read_marks(self._disk, self.folder)
 
     def _positions(self) -> dict[str, int]:
         return {
@@ -186,7 +178,7 @@ class StreamState:
         }
 
 
-def read_marks(disk: Disk, folder: Path) -> dict[str, int]:
+def _read_marks(disk: Disk, folder: Path) -> dict[str, int]:
     """Read the marks; without them, or with damaged ones, the snapshot's positions count."""
     path = folder / _MARKS_NAME
     try:
