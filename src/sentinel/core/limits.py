@@ -154,6 +154,8 @@ SNAPSHOT_HEAD_BYTES_MAX = 4 << 20
 SNAPSHOT_EVENTS = 2_000_000
 # Events that crash native code: 100 bytes each; more than a handful is another fault.
 PASSED_EVENTS_BYTES_MAX = 1 << 20
+# The id of a start of the kernel: a UUID and the end of its line.
+BOOT_ID_BYTES_MAX = 64
 # Redis: one call of a batch ends by then, plus what each row may take (2.5 us measured).
 STORE_DEADLINE_MS = 20.0
 STORE_ROW_MS = 0.02

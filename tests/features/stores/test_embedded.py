@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sentinel.contract import EventBatch, RawBatch
 from sentinel.contract.decoder import Decoder
-from sentinel.core.disk import Disk
+from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.data.simulator.contracts import Transaction, Verdict
 from sentinel.features import (
@@ -34,7 +34,11 @@ from sentinel.features import (
 )
 from sentinel.features.stores.embedded import Durability, EmbeddedStore
 from sentinel.features.stores.embedded.snapshot import snapshot_paths
-from sentinel.features.stores.embedded.write_ahead_log import segment_paths
+from sentinel.features.stores.embedded.write_ahead_log import (
+    MARKER,
+    RECORD_HEAD_BYTES,
+    segment_paths,
+)
 from sentinel.testing import sample_events, sample_feedback
 from sentinel.testing.memory_disk import DiskCall, MemoryDisk, PowerCut
 
@@ -338,6 +342,59 @@ def test_torn_log_moves_state_and_position_back_together() -> None:
     assert again.position("payments") == N_EVENTS - BATCH
     run(again, steps(again.position("payments"), again.position("verdicts")))
     assert again.state_digest() == EXPECTED_DIGEST
+
+
+@pytest.mark.reliability("B6")
+@pytest.mark.parametrize("durability", list(Durability), ids=str)
+def test_damage_before_whole_records_is_an_end_only_after_a_power_cut(
+    tmp_path: Path, durability: Durability
+) -> None:
+    """One bit of a record in the middle of a real log, by a disk that rots or a cut that tears."""
+    folder = tmp_path / "state"
+    store = EmbeddedStore(PLAN, folder, durability=durability)
+    run(store, steps())
+    store.close(with_snapshot=False)
+    (path,) = segment_paths(SystemDisk(), folder)
+    content = bytearray(path.read_bytes())
+    whole = bytes(content)
+    places = [at for at in range(len(whole)) if whole.startswith(MARKER, at)]
+    content[places[len(places) // 2] + RECORD_HEAD_BYTES + 8] ^= 1
+    path.write_bytes(content)
+    for _ in range(2):  # and it stays so
+        with pytest.raises(SentinelError) as caught:
+            EmbeddedStore(PLAN, folder, durability=durability)
+        assert caught.value.code is ErrorCode.STATE_CORRUPT
+        assert caught.value.at == f"{path.name}:{places[len(places) // 2]}"
+    assert path.read_bytes() == bytes(content)
+    (folder / "boot-id").write_text("00000000-0000-0000-0000-000000000000\n")
+    if durability is Durability.POWER:
+        # A later record says that it had been synced.
+        with pytest.raises(SentinelError):
+            EmbeddedStore(PLAN, folder, durability=durability)
+        return
+    again = EmbeddedStore(PLAN, folder, durability=durability)
+    assert again.recovery.torn_tail is not None
+    assert again.recovery.torn_tail.offset == places[len(places) // 2]
+    run(again, steps(again.position("payments"), again.position("verdicts")))
+    assert again.state_digest() == EXPECTED_DIGEST
+    again.close()
+
+
+@pytest.mark.parametrize("kept", [None, b"", b"x" * 1000])
+def test_a_folder_without_the_id_of_a_start_is_read_as_after_a_power_cut(
+    tmp_path: Path, kept: bytes | None
+) -> None:
+    """Of an earlier version, or what a power cut left of it; the next start knows it again."""
+    folder = tmp_path / "state"
+    for _ in range(2):
+        store = EmbeddedStore(PLAN, folder)
+        store.close(with_snapshot=False)
+        path = folder / "boot-id"
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert path.read_text().strip() == kernel
+        path.unlink()
+        if kept is not None:
+            path.write_bytes(kept)
 
 
 def same_bits(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> bool:

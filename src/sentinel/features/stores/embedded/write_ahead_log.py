@@ -11,8 +11,9 @@ Layout, little-endian::
 a gap over all segments. ``synced`` is the last sequence that was on the disk for certain when the
 record was written. Reading stops at the first record that is not whole:
 
-* a later record says that it had been synced, or the segment is not the last: corruption. An
-  error names file and offset.
+* a later record says that it had been synced, or the segment is not the last, or whole records
+  stand behind it and the machine has run since the log was last opened (a killed process leaves
+  the front of a write, never its end): corruption. An error names file and offset.
 * otherwise it is the end of a write that a crash or a power cut interrupted. The tail is cut off,
   said in ``torn_tail``, and the position of the state moves back with it.
 
@@ -134,13 +135,20 @@ def _decode_record(content: bytes, offset: int, version: int) -> tuple[WalRecord
     return WalRecord(sequence, kind, payload, synced, rest[0] if rest else 0), end
 
 
-def _was_synced(content: bytes, offset: int, sequence: int, version: int) -> bool:
-    """Whether any whole record after the offset says that ``sequence`` was on the disk."""
+def _was_whole(
+    content: bytes, offset: int, sequence: int, version: int, *, is_same_boot: bool
+) -> bool:
+    """Whether any whole record after the offset says that ``sequence`` was there before it.
+
+    It says that it was on the disk; without a power cut it need not, having been written later.
+    """
     position = content.find(MARKER, offset + 1)
     while position >= 0:
         decoded = _decode_record(content, position, version)
-        if decoded is not None and decoded[0].synced >= sequence:
-            return True
+        if decoded is not None:
+            record = decoded[0]
+            if record.synced >= sequence or (is_same_boot and record.sequence > sequence):
+                return True
         position = content.find(MARKER, position + 1)
     return False
 
@@ -246,16 +254,26 @@ class WriteAheadLog:
         Fencing token of this owner, at least 0, larger than any earlier owner's.
     syncs : bool
         True for durability class ``power``: commit returns after the disk has it.
+    is_same_boot : bool
+        The machine has run since the log was last opened: no power was cut.
     """
 
     def __init__(
-        self, disk: Disk, folder: Path, *, identity: bytes, epoch: int = 0, syncs: bool = False
+        self,
+        disk: Disk,
+        folder: Path,
+        *,
+        identity: bytes,
+        epoch: int = 0,
+        syncs: bool = False,
+        is_same_boot: bool = False,
     ) -> None:
         self._disk = disk
         self._folder = folder
         self._identity = identity
         self.epoch = epoch
         self._syncs = syncs
+        self._is_same_boot = is_same_boot
         self._file: DiskFile | None = None
         self._path = folder
         self._n_bytes = 0
@@ -331,8 +349,10 @@ class WriteAheadLog:
                 return
             decoded = _decode_record(content, offset, version)
             if decoded is None:
-                is_torn = end is None
-                if not is_torn or _was_synced(content, offset, next_sequence, version):
+                is_torn = end is None and not _was_whole(
+                    content, offset, next_sequence, version, is_same_boot=self._is_same_boot
+                )
+                if not is_torn:
                     raise _corrupt(path, offset, "a whole record", "a damaged one")
                 self._cut(path, offset, len(content) - offset)
                 return
