@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from sentinel.cli.output import WIDTH_COLUMNS, Output, number, pairs, plain, table
+from sentinel.cli.output import WIDTH_COLUMNS, Output, number, pairs, plain, span, table
 from sentinel.cli.status import status_panel
 from sentinel.hardware.accelerators import AcceleratorProbe
 from sentinel.monitoring import Trouble, build_status
@@ -104,6 +104,14 @@ def test_a_table_is_never_wider_than_the_page(rows: list[list[str]]) -> None:
         console.print(table("Rows", ["a", "b", "c"], rows))
     for line in capture.get().split("\n"):
         assert Text(line).cell_len <= WIDTH_COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.0 s"), (60, "1.0 min"), (3_599, "60.0 min"), (86_400 * 400, "400.0 days")],
+)
+def test_a_length_of_time_has_the_unit_that_fits(seconds: float, shown: str) -> None:
+    assert span(seconds) == shown
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ def test_a_state_is_brought_up_to_a_place_and_a_later_run_goes_on_there(
     learned = run(*base, "--store", f"embedded:{state}", "--from", "500", "--learn-only")
     assert learned.returncode == ExitCode.DEGRADED, "nobody approved it; " + learned.stderr
     assert (json.loads(learned.stdout)["history"], json.loads(learned.stdout)["read"]) == (500, 0)
+    assert json.loads(learned.stdout)["history_seconds"] > 0
     rest = run(*base, "--store", f"embedded:{state}", "--resume", "--from", "500")
     assert json.loads(rest.stdout)["read"] == len(world[1].read_bytes().splitlines()) - 500, (
         rest.stderr

@@ -211,6 +211,25 @@ def test_what_is_no_key_file_is_refused_without_quoting_it(tmp_path: Path, conte
     assert "AAAA" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [(b"# Read me", "another file"), (b"-----BEGIN PRIVATE KEY-----", "a PEM file")],
+)
+def test_a_file_that_is_no_key_is_told_so_whoever_may_read_it(
+    tmp_path: Path, content: bytes, got: str
+) -> None:
+    """Permissions are not its fault, and the way to make a key is said."""
+    path = tmp_path / "README.md"
+    path.write_bytes(content)
+    path.chmod(0o644)
+    with pytest.raises(SentinelError) as caught:
+        load_key(path)
+    assert (caught.value.code, caught.value.at) == (ErrorCode.KEY_INVALID, str(path))
+    assert caught.value.got == got
+    assert "sentinel release key" in caught.value.hint
+    assert "chmod" not in str(caught.value)
+
+
 def test_the_secret_is_in_no_view_of_a_key(tmp_path: Path) -> None:
     path = tmp_path / "ada.key"
     made = create_key(path, person="Ada")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sentinel.cli import options
+from sentinel.cli.features import shown_value
 from sentinel.cli.output import Output, number, panel, table
 from sentinel.cli.release import now_ms
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -154,10 +155,10 @@ def explanation_parts(
     reasons = panel(
         f"Why {event_id} is {found.outcome}", Text("\n".join([lead, "", *words])), style="yellow"
     )
-    names = loaded.parts.plan.names
+    names, features = loaded.parts.plan.names, loaded.parts.plan.features.features
     order = sorted(range(len(names)), key=lambda j: -abs(found.contributions[j]))
     rows = [
-        (names[j], number(float(values[j])), f"{found.contributions[j]:+.3f}")
+        (names[j], shown_value(features[j], float(values[j])), f"{found.contributions[j]:+.3f}")
         for j in order[:_CONTRIBUTIONS_SHOWN]
     ]
     title = (

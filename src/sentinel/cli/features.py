@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sentinel.cli import config, options
-from sentinel.cli.output import Output, table
+from sentinel.cli.output import Output, number, span, table
 from sentinel.cli.release import load, now_ms
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
 if TYPE_CHECKING:
     from sentinel.contract import Field
+    from sentinel.features import Feature
     from sentinel.features.plan import FeaturePlan
     from sentinel.features.stores.redis.reader import EntityFeatures
 
@@ -103,9 +105,21 @@ def get(  # noqa: PLR0913 -- one parameter a flag
     output.document(
         {"entity": entity, "entities": [_data(found, k, i) for i, k in enumerate(keys)]}
     )
+    defined = {each.name: each for each in plan.features.features}
     for i, key in enumerate(keys):
-        rows = [(name, *value) for name, value in _values(found, i).items()]
+        rows = [
+            (name, shown_value(defined[name], value), status)
+            for name, (value, status) in _values(found, i).items()
+        ]
         output.show(table(f"{entity} {key}: {_age(found, i)}", ["feature", "value", "is"], rows))
+
+
+def shown_value(feature: Feature, value: float) -> str:
+    """Show the value of a feature; a length of time with its unit."""
+    from sentinel.features import FirstSeen, TimeSince
+
+    is_time = isinstance(feature, FirstSeen | TimeSince) and math.isfinite(value)
+    return span(value) if is_time else number(value)
 
 
 def _read(
@@ -173,4 +187,4 @@ def _age(found: EntityFeatures, i: int) -> str:
     if not found.is_known[i]:
         return "not known"
     age_ms = int(found.age_ms_max[i])
-    return "known" if age_ms < 0 else f"latest event at most {age_ms / 1000:,.0f} s ago"
+    return "known" if age_ms < 0 else f"latest event at most {span(age_ms / 1000)} ago"

@@ -253,6 +253,20 @@ def duration_ms(seconds: float | None) -> str:
     return "–" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1000:,.2f} ms"
 
 
+def span(seconds: float) -> str:
+    """Show a length of time in the unit that fits it.
+
+    Examples
+    --------
+    >>> span(0.25), span(59), span(300), span(9000), span(4_010_634)
+    ('0.2 s', '59.0 s', '5.0 min', '2.5 h', '46.4 days')
+    """
+    for unit_s, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def is_debugging() -> bool:
     """Tell whether the user asked for tracebacks."""
     return os.environ.get("SENTINEL_DEBUG", "") == "1"

@@ -25,6 +25,8 @@ group = typer.Typer(no_args_is_help=True, help="Look at releases, verify and app
 
 # A folder of releases is looked through two levels deep, and no further than this many folders.
 _LISTED_MAX = 1000
+# A hundred years; what trust files allow is far less.
+_DAYS_MAX = 36_500
 
 
 def register(app: typer.Typer) -> None:
@@ -180,6 +182,10 @@ def approve(
     """
     from sentinel.release import Terms, approve_release, load_key
 
+    if not 1 <= days <= _DAYS_MAX:
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID, at="--days", expected=f"1 to {_DAYS_MAX} days", got=days
+        )
     statement = approve_release(
         folder,
         load_key(key),

@@ -294,6 +294,7 @@ def report_data(session: Session, report: FileReport) -> dict[str, object]:
         "reasons": report.reasons,
         "seconds": report.seconds,
         "events_per_s": report.events_per_s,
+        "history_seconds": report.history_seconds,
         "p50_s": report.latency.quantile(0.5),
         "p99_s": report.latency.quantile(0.99),
         "stages": {stage.stage: stage.share for stage in session.scorer.timer.report()},
@@ -319,7 +320,7 @@ def report_page(session: Session, report: FileReport) -> list[RenderableType]:
         "quarantined": counts.quarantined,
         "deduplicated": counts.deduplicated,
         "feedback": f"{counts.feedback_read:,} read, {counts.feedback_quarantined:,} refused",
-        "speed": f"{report.events_per_s:,.0f} events/s over {report.seconds:.1f} s",
+        "speed": speed_line(report),
         "latency": f"p50 {duration_ms(report.latency.quantile(0.5))}, "
         f"p99 {duration_ms(report.latency.quantile(0.99))} a batch",
         "stages": ", ".join(
@@ -334,6 +335,14 @@ def report_page(session: Session, report: FileReport) -> list[RenderableType]:
         rows = list(report.feedback_refused.items())
         page.append(table("Refused feedback", ["reason", "events"], rows))
     return page
+
+
+def speed_line(report: FileReport) -> str:
+    """Say how fast events were decided; where none was, how fast they were learned from."""
+    if report.counts.read or not report.history_seconds:
+        return f"{report.events_per_s:,.0f} events/s over {report.seconds:.1f} s"
+    per_s = report.n_history / report.history_seconds
+    return f"{per_s:,.0f} events/s over {report.history_seconds:.1f} s, learned from"
 
 
 def _decisions_table(report: FileReport) -> RenderableType:

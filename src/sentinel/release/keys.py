@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.core.files import read_secret
+from sentinel.core.files import read_bounded, read_secret
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -123,16 +123,34 @@ def load_key(path: Path) -> SigningKey:
         ``file-missing``, ``file-unreadable``; ``file-exposed`` when others may read the file;
         ``key-invalid`` when it is no key file.
     """
-    content = read_secret(path, n_bytes_max=limits.SIGNATURE_BYTES_MAX, group_may_read=False)
+    n_max = limits.SIGNATURE_BYTES_MAX
     try:
-        data = msgspec.json.decode(content, type=_KeyFile)
-        seed = base64.b64decode(data.private, validate=True)
-    except (msgspec.DecodeError, binascii.Error, UnicodeDecodeError) as error:
-        # The error's own text could quote the secret.
-        raise _invalid(str(path), "a key file", type(error).__name__) from None
+        content = read_secret(path, n_bytes_max=n_max, group_may_read=False)
+    except SentinelError as error:
+        if error.code is ErrorCode.FILE_EXPOSED:
+            # Whose file it is matters only where it is a key.
+            _decode(path, read_bounded(path, n_bytes_max=n_max, may_be_link=True))
+        raise
+    data, seed = _decode(path, content)
     if data.format != 1 or data.demo != data.person.startswith(DEMO_PREFIX):
         raise _invalid(str(path), "a key file of format 1", "another one")
     return SigningKey.from_seed(seed, person=data.person)
+
+
+def _decode(path: Path, content: bytes) -> tuple[_KeyFile, bytes]:
+    """Read what a key file holds, and its seed."""
+    try:
+        data = msgspec.json.decode(content, type=_KeyFile)
+        return data, base64.b64decode(data.private, validate=True)
+    except (msgspec.DecodeError, binascii.Error, UnicodeDecodeError):
+        # The error's own text could quote the secret.
+        raise SentinelError(
+            ErrorCode.KEY_INVALID,
+            at=str(path),
+            expected="an Ed25519 private key as `sentinel release key` writes it",
+            got="a PEM file" if content.startswith(b"-----BEGIN ") else "another file",
+            hint="Make one: sentinel release key FILE --person NAME --role ROLE",
+        ) from None
 
 
 def check_person(person: str) -> None:
