@@ -104,6 +104,24 @@ def test_file_of_an_address_is_refused_where_others_may_read_it(
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("query", ["cert=both.pem", "cert=cert.pem&key=both.pem"])
+def test_a_key_for_redis_that_others_may_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """The key is in the file of the certificate where no other is named."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "both.pem"
+    path.write_text("no certificate")
+    path.chmod(0o644)
+    with pytest.raises(SentinelError) as caught:
+        parse_address(f"rediss://cache?{query}")
+    assert (caught.value.code, caught.value.at) == (ErrorCode.FILE_EXPOSED, "both.pem")
+    path.chmod(0o640)
+    with pytest.raises(SentinelError) as caught:
+        parse_address(f"rediss://cache?{query}")
+    assert caught.value.code is ErrorCode.STORE_ADDRESS_INVALID
+
+
 @pytest.mark.parametrize("text", ["memory", "redis://cache"])
 def test_durability_is_for_an_embedded_store_only(text: str) -> None:
     assert parse_store("embedded:state", durability="power").durability == "power"
