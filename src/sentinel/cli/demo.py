@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import typer
 import sentinel
 from sentinel.cli import config, options
 from sentinel.cli.boundary import TerminatedError
+from sentinel.cli.demo_folder import demo_folder
 from sentinel.cli.demo_page import (
     approval_panel,
     broken_events_table,
@@ -43,12 +43,6 @@ if TYPE_CHECKING:
     from sentinel.release import BuiltRelease, Candidate, Pipeline
     from sentinel.streaming import FileJob, FileReport
 
-# In the demo's folder, so that nothing else is ever removed.
-_MARKER = ".sentinel-demo"
-_MADE_BY_EACH_RUN = (
-    *("release", "quarantine", "log", "decisions.ndjson", "trust.toml", "state-replay"),
-    *("state-live", "live-quarantine", "live-log", "server.log"),
-)
 _DEMO_NOTICE = "NOT FOR PRODUCTION"
 
 
@@ -76,8 +70,12 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of the demo: where things go, and how they are shown."""
+    """One run of the demo: where things go, and how they are shown.
 
+    ``folder`` is where this run works, ``home`` where its results stand at the end.
+    """
+
+    home: Path
     folder: Path
     output: Output
     watch: Stopwatch
@@ -126,19 +124,35 @@ def demo(
     """Go the whole way: data, contract, replay, training, release, gates, approval, decisions.
 
     The Handbook data are looked for in SENTINEL_DATA, else in ../shared/data; without them a world
-    is simulated. Running it again is safe: only what the demo made is replaced.
+    is simulated. Running it again is safe: only what the demo made is replaced, at the end.
     """
-    from sentinel.release import Pipeline
-
     chosen = _choose(source)
     pipeline_path = find_examples(examples) / _EXAMPLE[chosen] / "pipeline.py"
-    folder = _own_folder(out / str(chosen))
     output = Output(as_json=as_json)
-    run = Run(folder=folder, output=output, watch=Stopwatch(), store=store, is_live=live)
-    with demo_stores(store, folder) as stores:
+    with demo_folder(out / str(chosen)) as place:
+        run = Run(
+            home=place.home,
+            folder=place.work,
+            output=output,
+            watch=Stopwatch(),
+            store=store,
+            is_live=live,
+        )
+        ended = _go(run, chosen, pipeline_path)
+        if ended in {ExitCode.OK, ExitCode.GATE}:
+            place.keep()
+    return ended
+
+
+def _go(run: Run, chosen: Source, pipeline_path: Path) -> ExitCode:
+    """Go the whole way."""
+    from sentinel.release import Pipeline
+
+    output = run.output
+    with demo_stores(run.store, run.folder) as stores:
         run.head(1, "Data", _WHERE_FROM[chosen])
         with run.watch.step("data"):
-            data = _prepare(chosen, folder / "data", output)
+            data = _prepare(chosen, run.home / "data", output)
         pipeline = Pipeline.load(pipeline_path)
         output.show(_data_facts(data, pipeline_path))
         run.head(2, "Contract", "what is not exactly as declared is refused, and kept")
@@ -148,7 +162,7 @@ def demo(
             output.note("A gate failed, so there is nothing to approve: the demo ends here.")
             return ExitCode.GATE
         run.head(5, "Approval", "three signed statements over the manifest's digest")
-        _approve(folder, output)
+        _approve(run)
         run.head(6, "Replay", f"events from {instant(candidate.later.from_ms)} on, decided")
         return _replay(run, candidate, data, stores)
 
@@ -188,34 +202,6 @@ def _choose(source: Source) -> Source:
     from sentinel.data.handbook import handbook_is_there
 
     return Source.HANDBOOK if handbook_is_there() else Source.SIMULATOR
-
-
-def _own_folder(folder: Path) -> Path:
-    """Make the demo's folder, or clear away what an earlier run made in it.
-
-    Raises
-    ------
-    SentinelError
-        ``output-exists`` for a folder that is not the demo's.
-    """
-    marker = folder / _MARKER
-    if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-        raise SentinelError(
-            ErrorCode.OUTPUT_EXISTS,
-            at=str(folder),
-            expected="a new or empty folder, or one that the demo made",
-            got="something else",
-            hint="Name another with --out; nothing was changed.",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    for name in _MADE_BY_EACH_RUN:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    return folder
 
 
 def _prepare(source: Source, folder: Path, output: Output) -> EventFolder:
@@ -268,7 +254,7 @@ def _train(run: Run, pipeline: Pipeline, data: EventFolder) -> tuple[Candidate, 
         evaluation_table({name: dict(metrics) for name, metrics in later.metrics.items()}),
     )
     run.head(4, "Release", "code-free: ONNX, JSON, hashes; every gate is asked")
-    key_path = folder / "demo-builder.key"
+    key_path = run.home / "demo-builder.key"
     person = f"builder, {_DEMO_NOTICE}"
     builder = (
         load_key(key_path)
@@ -281,14 +267,15 @@ def _train(run: Run, pipeline: Pipeline, data: EventFolder) -> tuple[Candidate, 
     return candidate, built
 
 
-def _approve(folder: Path, output: Output) -> None:
+def _approve(run: Run) -> None:
     """Sign data, weights and deployment with a demo key, and trust it, loudly."""
     from sentinel.release import Role, Terms, approve_release, create_key, load_key, trust_entry
 
-    path = folder / "demo-approver.key"
+    folder, output = run.folder, run.output
+    path = run.home / "demo-approver.key"
     person = f"approver, {_DEMO_NOTICE}"
     key = load_key(path) if path.exists() else create_key(path, person=person, is_demo=True)
-    builder = load_key(folder / "demo-builder.key")
+    builder = load_key(run.home / "demo-builder.key")
     roles = (Role.DATA, Role.WEIGHTS, Role.DEPLOY)
     for role in roles:
         approve_release(
@@ -319,13 +306,16 @@ def _replay(run: Run, candidate: Candidate, data: EventFolder, stores: DemoStore
             job = replace(job, decisions=folder / "decisions.ndjson")
             report = run_job(session, job, output, title="replaying", stop=stop, watchers=watchers)
         if report.is_interrupted:
-            output.note(f"Interrupted before line {report.next_position:,}.")
+            output.note(
+                f"Interrupted before line {report.next_position:,}: what an earlier demo made in "
+                f"{run.home} stands."
+            )
             return ExitCode.TERMINATED if stop.is_terminated else ExitCode.INTERRUPTED
         if data.feedback is None:
             raise AssertionError("both sources of the demo have labels")
         labels = seen.labels(read_verdicts(candidate.pipeline, data.feedback))
         live = _serve(run, candidate, data, stores, report) if run.is_live else None
-        run.head(8 if run.is_live else 7, "What came of it", f"all in {folder}")
+        run.head(8 if run.is_live else 7, "What came of it", f"all in {run.home}")
         output.show(*closing_page(session, report, seen, labels, run.watch.seconds))
         closing = closing_data(session, report, seen, labels, run.watch.seconds)
         output.document(closing if live is None else {**closing, "live": live.to_data()})
