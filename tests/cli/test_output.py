@@ -92,6 +92,7 @@ def test_a_status_block_loses_nothing_of_a_long_trouble(width: int) -> None:
     with console.capture() as capture:
         console.print(status_panel(found))
     inside = [line.strip("│╭╮╰╯─\n") for line in capture.get().splitlines()]
+    assert sum("Model version" in line for line in inside) == 1
     first = next(i for i, line in enumerate(inside) if "!" in line)
     assert all(line.startswith(" " * 5) for line in inside[first + 1 : -1])
     assert "".join("".join(inside[first:]).split()) == "!" + "".join(trouble.split())

@@ -86,7 +86,7 @@ def approval_panel(person: str, roles: Sequence[str]) -> RenderableType:
 
     lines = Text.assemble(
         (f"{person}\n", "bold red"),
-        f"signed {', '.join(roles)} of this release. In real life three people look, each with a\n"
+        f"signed {', '.join(roles)} of this release. In real life three people look, each with a "
         "key of their own: at the data, at the weights and gates, at whether now is the time.",
     )
     return panel("DEMO KEY – NOT FOR PRODUCTION", lines, style="red")
