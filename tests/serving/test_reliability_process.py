@@ -18,10 +18,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from process_rig import ServerProcess, freeze, server_process, wait_until
+from process_rig import ServerProcess, freeze, server_process
 from serving_rig import GOLDEN, payment
 
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
+from sentinel.testing import wait_until
 from sentinel.testing.load_generator import LoadReport, Schedule, Traffic, put_load
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from sentinel.release import verify_release
 from sentinel.scoring import ReplayClock, Sinks
 from sentinel.streaming import FileJob, FileWorker
 from sentinel.streaming.stream.job import Step
+from sentinel.testing import wait_until
 from sentinel.testing.mock_kafka import MockKafka
 
 
@@ -240,7 +241,7 @@ def test_bad_messages_among_good_ones_are_refused_each_at_its_place(
         cluster.produce(stream.events, messages)
     child = stream.start()
     stream.wait_for(n_good)
-    wait_until(lambda: len(cluster.read(stream.quarantine)) >= trials.n)
+    wait_until(lambda: len(cluster.read(stream.quarantine)) >= trials.n, every_s=0.1)
     report = stream.end(child)
     stream.close()
     assert (report["decided"], report["quarantined"]) == (n_good, trials.n)
@@ -252,14 +253,6 @@ def test_bad_messages_among_good_ones_are_refused_each_at_its_place(
     found = {place: record["code"] for place, record in records.items()}
     assert found == {place: code for place, code in expected.items() if code}
     trials.did(trials.n)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
-    end_s = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.1)
 
 
 @pytest.mark.reliability("A11", t1=1, t2=20, t3=100)
