@@ -34,8 +34,10 @@ hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("untimed")
-# Servers in processes of their own: what is below the priority of tests would wait for minutes.
+# Servers in processes of their own, on a machine that is busy with other tests: what is below their
+# priority would wait for minutes, and a deadline that no test names says nothing.
 os.environ["SENTINEL_SERVE_EXPLAINER_NICE"] = "0"
+os.environ["SENTINEL_SERVE_TIMEOUT_MS"] = "9000"
 SLICE_S = 120.0
 """How long one test of tier 2 or 3 may repeat itself, seconds, unless told otherwise."""
 SOAK_S = 3_300.0

@@ -236,6 +236,7 @@ def served(
         "canary_s": 0.25,
         # At the priority of the tests: beside them, what is below it would wait for minutes.
         "explainer_nice": 0,
+        "timeout_ms": 9_000,
         **settings,
     }
     started = threading.Event()
