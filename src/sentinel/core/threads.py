@@ -8,12 +8,14 @@ many threads as are needed are started, and ended again.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -105,28 +107,29 @@ def _grpc_pool() -> int:
 
 
 def _startable(n_threads: int) -> int:
-    """Start so many threads at once, or as many as there is room for; end them, and count."""
-    end = threading.Event()
-    started: list[threading.Thread] = []
-    n_before = _n_tasks()
+    """Start so many threads at once, or as many as there is room for; end them, and count.
+
+    What they run is native and asks for no memory: a thread that finds none on its first line of
+    Python never says that it has started, and whoever started it would wait for ever.
+    """
+    ends: SimpleQueue[None] = SimpleQueue()
+    n_started, n_before = 0, _n_tasks()
     stack_bytes = threading.stack_size(limits.THREAD_TRIED_BYTES)
     try:
         for _ in range(n_threads):
-            thread = threading.Thread(target=end.wait, daemon=True)
-            thread.start()
-            started.append(thread)
-    except RuntimeError:  # "can't start new thread"
+            _thread.start_new_thread(ends.get, ())
+            n_started += 1
+    except (RuntimeError, MemoryError):  # "can't start new thread"
         pass
     finally:
         threading.stack_size(stack_bytes)
-        end.set()
-        for thread in started:
-            thread.join()
-    # One that was joined still counts until the kernel has seen its end.
+        for _ in range(n_started):
+            ends.put(None)
+    # One that is at its end counts until the kernel has seen it.
     end_s = time.monotonic() + limits.HEARTBEAT_S
     while _n_tasks() > n_before and time.monotonic() < end_s:
         time.sleep(0.001)
-    return len(started)
+    return n_started
 
 
 def _n_tasks() -> int:
