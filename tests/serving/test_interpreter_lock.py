@@ -22,7 +22,6 @@ def test_the_reading_is_of_the_monotonic_clock_after_the_sleep() -> None:
 
 def test_a_thread_that_keeps_the_lock_is_seen_and_an_idle_process_is_not() -> None:
     """A call that holds the lock for long makes every other thread wait so long."""
-
     numbers = list(range(400_000))
 
     def looks(*, is_busy: bool) -> list[int]:
