@@ -69,6 +69,7 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     messages = [{"value": line, "timestamp": json.loads(line)["paid_at"]} for line in lines]
     cluster.produce("e", [*messages, {"value": b"{}"}])
     (tmp_path / "secret").write_text("hunter2hunter2")
+    (tmp_path / "secret").chmod(0o600)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = (
