@@ -72,7 +72,8 @@ def block(tier: int, marks: Marks) -> str:
         text=True,
         check=True,
     ).stdout.strip()
-    lines = [f"<!-- tier {tier} -->", "", f"Tier {tier}, commit {commit}.", ""]
+    title = f"Tier {tier}, tests of commit {commit}; each count is of the last run of its tests."
+    lines = [f"<!-- tier {tier} -->", "", title, ""]
     lines += ["| row | tests | trials | of them simulated | failed | seconds |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in sorted(rows, key=lambda name: (name[0], int(name[1:]))):
