@@ -240,7 +240,8 @@ def test_the_explainer_runs_below_the_priority_of_the_server() -> None:
         group = Path("/proc/self/autogroup")
         if group.exists():
             theirs = Path(f"/proc/{pid}/autogroup").read_text()
-            assert theirs.split()[0] == group.read_text().split()[0]
+            # A machine that was started without sessions of its own leaves both empty.
+            assert theirs.split()[:1] == group.read_text().split()[:1]
     finally:
         process.kill()
 

@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from sentinel.streaming.file_log.log import FileLogWriter, create_topic
 from sentinel.streaming.file_log.reader import FileLog
+from sentinel.streaming.kafka.log import n_partitions_of
 from sentinel.testing.mock_kafka import MockKafka
 
 CHILD = Path(__file__).parent / "stream_child.py"
@@ -103,7 +104,7 @@ class Cluster:
                 "log_level": 0,
             }
         )
-        partitions = list(client.list_topics(topic, timeout=20).topics[topic].partitions)
+        partitions = range(n_partitions_of(client, topic))
         client.assign([kafka.TopicPartition(topic, p, kafka.OFFSET_BEGINNING) for p in partitions])
         at_end: set[int] = set()
         found = []

@@ -109,6 +109,32 @@ def fail(mock: MockKafka, stream: Stream, seed: int) -> None:
             mock.lead(stream.events, partition, rng.choice([1, 2]))
 
 
+def test_a_worker_starts_through_errors_that_pass(
+    case: Case, mock: MockKafka, tmp_path: Path
+) -> None:
+    """Its first questions are asked again, as those of a running worker are."""
+    lines = case.events.read_bytes().splitlines()[:50]
+    stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path)
+    first = [
+        (METADATA, LEADER_NOT_AVAILABLE),
+        (LIST_OFFSETS, LEADER_NOT_AVAILABLE),
+        (FIND_COORDINATOR, COORDINATOR_LOADING),
+        (JOIN_GROUP, COORDINATOR_LOADING),
+        (SYNC_GROUP, COORDINATOR_LOADING),
+    ]
+    try:
+        stream.send(lines)
+        for api, error in first:
+            mock.fail(api, error, 5)
+        child = stream.start(client=SESSION)
+        stream.wait_for(len(lines))
+        assert stream.end(child)["decided"] == len(lines)
+    finally:
+        for api, _ in first:
+            mock.fail(api, 0, 1)
+        stream.close()
+
+
 @pytest.mark.reliability("C6", t1=1, t2=3, t3=10)
 def test_a_cluster_that_is_gone_is_waited_for(
     case: Case, mock: MockKafka, tmp_path: Path, trials

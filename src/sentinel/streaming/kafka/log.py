@@ -16,14 +16,15 @@ import confluent_kafka as kafka
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.streaming.kafka.batches import read_messages
+from sentinel.streaming.kafka.questions import PASSING, ask, unanswered
 from sentinel.streaming.kafka.settings import KafkaSettings
 from sentinel.streaming.stream.event_log import Ends, Member, Read, topic_missing
 
 # The client's own code for a call that its state does not allow (rdkafka.h).
 _STATE = -172
-# The broker's: a transaction has this position, and is neither committed nor taken back. The client
-# asks again until its time is up, and then says that alone.
-_UNDECIDED = frozenset({88, -185})
+# Where a group's positions are asked: also that a transaction has one and is neither committed nor
+# taken back (88). The client asks again until its time is up, and then says that alone (-185).
+_ASK_AGAIN = PASSING | {88, -185}
 
 
 class KafkaLog:
@@ -74,12 +75,10 @@ class KafkaLog:
             ``stream-failed``.
         """
         where = kafka.TopicPartition(self.topic, partition)
-        try:
-            low, high = self._client.get_watermark_offsets(
-                where, timeout=limits.STREAM_REQUEST_S_MAX
-            )
-        except kafka.KafkaException as error:
-            raise _unreachable(f"{self.topic}/{partition}", error) from error
+        low, high = ask(
+            f"{self.topic}/{partition}",
+            lambda timeout_s: self._client.get_watermark_offsets(where, timeout=timeout_s),
+        )
         return Ends(low, high)
 
     def known_end(self, partition: int) -> int:
@@ -109,7 +108,7 @@ class KafkaLog:
             self._client.seek(where)
         except kafka.KafkaException as error:
             if error.args[0].code() != _STATE:
-                raise _unreachable(f"{self.topic}/{partition}", error) from error
+                raise unanswered(f"{self.topic}/{partition}", error.args[0]) from error
             self._client.incremental_unassign([where])
             self._client.incremental_assign([where])
 
@@ -171,14 +170,14 @@ class KafkaLog:
         try:
             found = self._client.committed(asked, timeout=limits.STREAM_UNDECIDED_S_MAX)
         except kafka.KafkaException as error:
-            if error.args[0].code() in _UNDECIDED:
+            if error.args[0].code() in _ASK_AGAIN:
                 return None
-            raise _unreachable(self.topic, error) from error
+            raise unanswered(self.topic, error.args[0]) from error
         faults = [place.error for place in found if place.error is not None]
-        if any(fault.code() in _UNDECIDED for fault in faults):
+        if any(fault.code() in _ASK_AGAIN for fault in faults):
             return None
         if faults:
-            raise _unreachable(self.topic, kafka.KafkaException(faults[0]))
+            raise unanswered(self.topic, faults[0])
         return {
             (place.topic, place.partition): place.offset
             if place.metadata == note and place.offset >= 0
@@ -244,21 +243,15 @@ def refused_by_client(reason: object) -> SentinelError:
 
 def n_partitions_of(client: kafka.Consumer, topic: str) -> int:
     """Ask how many partitions a topic has; see :meth:`KafkaLog.n_partitions`."""
-    try:
-        found = client.list_topics(topic, timeout=limits.STREAM_REQUEST_S_MAX).topics[topic]
-    except kafka.KafkaException as error:
-        raise _unreachable(topic, error) from error
+
+    def question(timeout_s: float) -> kafka.TopicMetadata:
+        answer = client.list_topics(topic, timeout=timeout_s).topics[topic]
+        if answer.error is not None and answer.error.code() in PASSING:
+            raise kafka.KafkaException(answer.error)
+        return answer
+
+    found = ask(topic, question)
     n_partitions = len(found.partitions)
     if found.error is not None or not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX:
         raise topic_missing(topic, found.error.name() if found.error is not None else n_partitions)
     return n_partitions
-
-
-def _unreachable(at: str, error: kafka.KafkaException) -> SentinelError:
-    return SentinelError(
-        ErrorCode.STREAM_FAILED,
-        at=at,
-        expected=f"an answer within {limits.STREAM_REQUEST_S_MAX:.0f} s",
-        got=error.args[0].name(),
-        hint="Check --bootstrap, and the settings for SASL and TLS.",
-    )
