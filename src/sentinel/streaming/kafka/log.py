@@ -244,14 +244,15 @@ def refused_by_client(reason: object) -> SentinelError:
 def n_partitions_of(client: kafka.Consumer, topic: str) -> int:
     """Ask how many partitions a topic has; see :meth:`KafkaLog.n_partitions`."""
 
-    def question(timeout_s: float) -> kafka.TopicMetadata:
-        answer = client.list_topics(topic, timeout=timeout_s).topics[topic]
-        if answer.error is not None and answer.error.code() in PASSING:
-            raise kafka.KafkaException(answer.error)
-        return answer
+    def question(timeout_s: float) -> int:
+        found = client.list_topics(topic, timeout=timeout_s).topics[topic]
+        if found.error is not None and found.error.code() in PASSING:
+            raise kafka.KafkaException(found.error)
+        if found.error is not None:
+            raise topic_missing(topic, found.error.name())
+        return len(found.partitions)
 
-    found = ask(topic, question)
-    n_partitions = len(found.partitions)
-    if found.error is not None or not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX:
-        raise topic_missing(topic, found.error.name() if found.error is not None else n_partitions)
+    n_partitions = ask(topic, question)
+    if not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX:
+        raise topic_missing(topic, n_partitions)
     return n_partitions
