@@ -23,8 +23,8 @@ from sentinel.streaming.stream.event_log import Ends, Member, Read, topic_missin
 # The client's own code for a call that its state does not allow (rdkafka.h).
 _STATE = -172
 # Where a group's positions are asked: also that a transaction has one and is neither committed nor
-# taken back (88). The client asks again until its time is up, and then says that alone (-185).
-_ASK_AGAIN = PASSING | {88, -185}
+# taken back. The client asks again until its time is up, and then says that alone.
+_ASK_AGAIN = PASSING | {88}
 
 
 class KafkaLog:
