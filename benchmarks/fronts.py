@@ -26,9 +26,11 @@ from _reference import make_data, make_release
 from one_row_requests import (
     RUN_S,
     WARM_S,
+    Found,
     Load,
     load_of,
     measure,
+    print_table,
     processor_s,
     running,
     wait_for,
@@ -38,7 +40,6 @@ CONCURRENCIES = (16, 64)
 FRONTS = (0, 1, 2)
 MEMORY_FRONTS = (0, 1, 2, 4)
 N_RUNS = 3
-Row = tuple[float, float, float, float]
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def server(release: Path, n_fronts: int) -> Iterator[tuple[int, list[int]]]:
             process.wait(60)
 
 
-def run(load: Load, port: int, concurrency: int, pids: list[int]) -> Row:
+def run(load: Load, port: int, concurrency: int, pids: list[int]) -> Found:
     """Return requests a second, p50 and p99 in ms, and processor time of all a request in us."""
     before_s = sum(map(processor_s, pids))
     rate, p50, p99, _ = measure(load, port, concurrency, pids[0])
@@ -93,7 +94,7 @@ def main() -> None:
         folder = Path(temporary)
         loaded = make_release(folder, *make_data(folder / "data", days=9))
         release = folder / "release"
-        found: dict[tuple[str, int], list[Row]] = {}
+        found: dict[tuple[str, int], list[Found]] = {}
         for number in range(N_RUNS):
             port = 18_400 + number
             with running("limit", loaded, port) as pid:
@@ -110,19 +111,10 @@ def main() -> None:
         weigh(release)
 
 
-def report(found: dict[tuple[str, int], list[Row]]) -> None:
+def report(found: dict[tuple[str, int], list[Found]]) -> None:
     """Print what was measured."""
     print(f"One row a request; server and load on {os.cpu_count()} cores; medians of {N_RUNS}.\n")
-    print("| server | connections | requests/s | p50 ms | p99 ms | server us | of the limit |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for (name, concurrency), runs in found.items():
-        rate, p50, p99, used_us = (statistics.median(part) for part in zip(*runs, strict=True))
-        limits = [limit[0] for limit in found["limit", concurrency]]
-        ratio = statistics.median(own[0] / limit for own, limit in zip(runs, limits, strict=True))
-        print(
-            f"| {name} | {concurrency} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {used_us:.0f} "
-            f"| {ratio:.2f} |"
-        )
+    print_table(found)
 
 
 def weigh(release: Path) -> None:

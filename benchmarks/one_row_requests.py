@@ -385,6 +385,12 @@ def main() -> None:
 def report(found: dict[tuple[str, int], list[Found]], *, n_features: int) -> None:
     """Print the table."""
     print(f"One row of {n_features} features a request; medians of {N_RUNS} interleaved runs.\n")
+    print_table(found)
+    print(f"\nFloor of `sentinel`: {FLOOR:.2f} of the limit; goal: 1.00 at 16 and above.")
+
+
+def print_table(found: dict[tuple[str, int], list[Found]]) -> None:
+    """Print the medians of each server, and of its ratios to the limit within a run."""
     print("| server | connections | requests/s | p50 ms | p99 ms | server us | of the limit |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (name, concurrency), runs in found.items():
@@ -396,7 +402,6 @@ def report(found: dict[tuple[str, int], list[Found]], *, n_features: int) -> Non
             f"| {name} | {concurrency} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {used_us:.0f} "
             f"| {ratio:.2f}{note} |"
         )
-    print(f"\nFloor of `sentinel`: {FLOOR:.2f} of the limit; goal: 1.00 at 16 and above.")
 
 
 if __name__ == "__main__":

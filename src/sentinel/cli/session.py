@@ -80,7 +80,7 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
     """
     from sentinel.contract import Quarantine
     from sentinel.features.stores.choice import open_store
-    from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
+    from sentinel.monitoring import DriftSettings, Metrics
     from sentinel.release.decision_log import open_decision_log
     from sentinel.scoring import ReplayClock, Sinks
     from sentinel.streaming import DecisionValve, RefusalValve, Valves
@@ -97,11 +97,9 @@ def open_session(plan: SessionPlan, configuration: Configuration) -> Iterator[Se
         engine = None
         if plan.store is not None:
             engine = stack.enter_context(open_store(plan.store, loaded.parts.plan, is_patient=True))
-        scorer = loaded.open_scorer(sinks, clock=ReplayClock(), engine=engine)
+        drift = DriftSettings.from_configuration(configuration)
+        scorer = loaded.open_scorer(sinks, clock=ReplayClock(), engine=engine, drift=drift)
         stack.callback(scorer.close)
-        if loaded.parts.reference is not None:
-            settings = DriftSettings.from_configuration(configuration)
-            scorer.drift = DriftMonitor(loaded.parts.reference, settings)
         log = None
         if plan.log is not None and decisions is not None:
             log = stack.enter_context(

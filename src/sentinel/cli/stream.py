@@ -132,6 +132,7 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
     require_threads(limits.THREADS_FILES + n_kafka + threads_of_blas(), at="sentinel stream")
     from sentinel.features.stores.choice import StoreKind
     from sentinel.features.stores.embedded import Durability
+    from sentinel.monitoring import DriftSettings
     from sentinel.streaming.stream.job import StreamJob
 
     configuration = config.load({"batch_events": batch_events, "store": store}, file=config_file)
@@ -155,6 +156,7 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
         partition_key=partition_key,
         accept_gap=accept_gap,
         n_events_batch=settings.batch_events,
+        drift=DriftSettings.from_configuration(settings),
     )
     output = Output(as_json=as_json)
     plan = _Plan(
@@ -248,7 +250,7 @@ def _kafka(
 @contextmanager
 def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker, LoadedRelease]]:
     """Verify and load the release, and put the worker together."""
-    from sentinel.monitoring import DriftMonitor, DriftSettings, Metrics
+    from sentinel.monitoring import Metrics
     from sentinel.release.decision_log import open_decision_log
     from sentinel.streaming import DecisionValve
 
@@ -261,10 +263,6 @@ def _opened(plan: _Plan, settings: Configuration) -> Iterator[tuple[StreamWorker
         worker, scorer = _worker(plan, loaded, metrics, decisions)
         stack.callback(worker.close)
         stack.callback(scorer.close)
-        if loaded.parts.reference is not None:
-            scorer.drift = DriftMonitor(
-                loaded.parts.reference, DriftSettings.from_configuration(settings)
-            )
         if plan.log is not None and decisions is not None:
             log = open_decision_log(
                 plan.log,

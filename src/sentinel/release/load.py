@@ -24,6 +24,7 @@ from sentinel.core.clock import Clock
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import sync_folder, write_atomically
 from sentinel.features import Engine, FeatureSet, compile_plan
+from sentinel.monitoring.drift import DriftSettings
 from sentinel.monitoring.reference import Reference
 from sentinel.release.approvals import (
     Judgement,
@@ -170,7 +171,12 @@ class LoadedRelease:
         return self.judgement.standing
 
     def open_scorer(
-        self, sinks: Sinks, *, clock: Clock | None = None, engine: Engine | None = None
+        self,
+        sinks: Sinks,
+        *,
+        clock: Clock | None = None,
+        engine: Engine | None = None,
+        drift: DriftSettings | None = None,
     ) -> Scorer:
         """Make a scorer of this release.
 
@@ -181,8 +187,10 @@ class LoadedRelease:
         clock : Clock, optional
         engine : Engine, optional
             Feature state to go on with; a fresh one otherwise.
+        drift : DriftSettings, optional
+            How drift from the release's reference is watched.
         """
-        return Scorer(self.parts, sinks, clock=clock, engine=engine)
+        return Scorer(self.parts, sinks, clock=clock, engine=engine, drift=drift)
 
 
 def load_release(

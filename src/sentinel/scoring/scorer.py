@@ -21,7 +21,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.stores.durable import RemoteStore
-from sentinel.monitoring.drift import DriftMonitor
+from sentinel.monitoring.drift import DriftMonitor, DriftSettings
 from sentinel.monitoring.log_block import LogBlock
 from sentinel.monitoring.log_records import LogContext, LogRecords, feature_hashes
 from sentinel.monitoring.stages import StageTimer
@@ -61,6 +61,8 @@ class Scorer:
         failing champion is noticed, and decisions may depend on how fast the machine was.
     engine : Engine, optional
         Feature state to go on from; a new one by default.
+    drift : DriftSettings, optional
+        How drift from the release's reference is watched.
     is_in_service : bool
         Show how it is in the metrics; a scorer that is only made ready waits for
         :meth:`enter_service`.
@@ -79,6 +81,7 @@ class Scorer:
         *,
         clock: Clock | None = None,
         engine: Engine | None = None,
+        drift: DriftSettings | None = None,
         is_in_service: bool = True,
     ) -> None:
         self.parts = parts
@@ -110,7 +113,7 @@ class Scorer:
         self._callers = _source_watch(parts.policy)
         if parts.reference is not None:
             parts.reference.require_names(parts.plan.names)
-        self.drift = DriftMonitor(parts.reference) if parts.reference is not None else None
+        self.drift = DriftMonitor(parts.reference, drift) if parts.reference is not None else None
         self._counts = RunningCounts()
         self._measures = Measures(sinks.metrics, self.timer, self.status)
         self._is_closed = False
@@ -176,16 +179,16 @@ class Scorer:
         self._is_broken = False
         return decisions
 
-    def rehearse(self, decisions: DecisionBatch) -> None:
-        """Do with decisions what :meth:`decide` does after them, and keep nothing of it.
+    def decide_apart(self, decoded: Decoded) -> DecisionBatch:
+        """Decide known events the whole way, in an engine of their own, and keep nothing of it.
 
-        What a decision needs is then compiled and loaded before the first one that counts.
-
-        Parameters
-        ----------
-        decisions : DecisionBatch
-            All of them decided.
+        Live state, counts and sinks stay as they are; the champion and its guards are the live
+        ones. What a decision needs is compiled and loaded by it, so before the first that counts.
         """
+        self._check_open()
+        matrix = Engine(self.parts.plan).advance(decoded.events)
+        self.timer.start()
+        decisions = self._decide(decoded.events, matrix)
         tally_of(decisions)
         if self.parts.reference is not None:
             DriftMonitor(self.parts.reference).update(
@@ -197,6 +200,7 @@ class Scorer:
             )
         records = log_records(decisions, self._schema, decided_at_ms=self._clock.now_ms())
         LogBlock(_no_context(self.parts), n_records_max=records.n_records).put(records)
+        return decisions
 
     def score(self, raw: RawBatch) -> DecisionBatch:
         """Decode and decide; see :meth:`decide`."""

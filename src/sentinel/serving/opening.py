@@ -13,7 +13,6 @@ from sentinel.features.stores.choice import StoreKind, open_store
 from sentinel.features.stores.durable import DurableStore
 from sentinel.monitoring import (
     DecisionLog,
-    DriftMonitor,
     DriftSettings,
     Metrics,
 )
@@ -98,11 +97,15 @@ class Opened:
             decisions=None if self.log is None and sink.tap is None else sink,
             metrics=self.metrics,
         )
-        scorer = Scorer(loaded.parts, sinks, engine=self.scorer.engine, is_in_service=False)
+        scorer = Scorer(
+            loaded.parts,
+            sinks,
+            engine=self.scorer.engine,
+            drift=self.drift,
+            is_in_service=False,
+        )
         sink.log = self.log
         sink.context = log_context(loaded, execution_provider=scorer.execution_provider)
-        if loaded.parts.reference is not None:
-            scorer.drift = DriftMonitor(loaded.parts.reference, self.drift)
         return WorkingRelease.of(loaded, scorer)
 
     def is_prompt(self) -> bool:
@@ -138,11 +141,9 @@ def open_parts(
     is_kept = settings.log is not None or sink.tap is not None
     sinks = Sinks(refusals=quarantine, decisions=sink if is_kept else None, metrics=metrics)
     engine = stack.enter_context(open_store(settings.store, loaded.parts.plan, is_fenced=False))
-    scorer = loaded.open_scorer(sinks, engine=engine)
-    stack.callback(scorer.close)
     drift = DriftSettings.from_configuration(configuration)
-    if loaded.parts.reference is not None:
-        scorer.drift = DriftMonitor(loaded.parts.reference, drift)
+    scorer = loaded.open_scorer(sinks, engine=engine, drift=drift)
+    stack.callback(scorer.close)
     folders = [("quarantine", settings.quarantine, True)]
     if settings.store.kind is StoreKind.EMBEDDED:
         folders.append(("state", settings.store.folder, True))

@@ -20,11 +20,9 @@ import numpy.typing as npt
 from sentinel.contract import RawBatch, Refusal
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.features import Engine
 from sentinel.features.matrix import PRESENT
 from sentinel.features.stores.durable import DurableStore
 from sentinel.monitoring.latency import LatencyHistogram
-from sentinel.monitoring.log_records import feature_hashes
 from sentinel.scoring import DecisionBatch, Scorer
 from sentinel.scoring.guards import Rows
 from sentinel.scoring.scorer import outcomes
@@ -287,27 +285,9 @@ class ScoringWorker:
         decoded = scorer.decode(raw)
         if decoded.refusals:
             raise EventRefusedError(decoded.refusals[0])
-        accepted = decoded.events
-        matrix = Engine(scorer.parts.plan).advance(accepted)
-        rows = Rows(matrix.values, matrix.status, accepted.column(release.entity))
-        scorer.champion.tick(rows)
-        answer = scorer.champion.predict(rows)
-        n_rows = rows.n_rows
-        decisions = DecisionBatch(
-            events=accepted,
-            is_decided=np.ones(n_rows, dtype=np.bool_),
-            score=answer.scores,
-            outcome=outcomes(answer, release.thresholds),
-            served_by=answer.served_by,
-            reason=answer.reasons,
-            features=matrix.values,
-            feature_status=matrix.status,
-            feature_hash=feature_hashes(matrix.values),
-            is_late=matrix.is_late,
-        )
+        decisions = scorer.decide_apart(decoded)
         _check_identity(raw, decisions, _id_spans(decisions, release))
         lines = scorer.encode(decisions).split(b"\n")[:-1]
-        scorer.rehearse(decisions)
         return EventAnswers(lines, ((release.label, len(lines)),))
 
     # --- private -----------------------------------------------------------------------------

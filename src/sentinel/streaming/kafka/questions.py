@@ -33,9 +33,9 @@ PASSING = frozenset(
         kafka.KafkaError.KAFKA_STORAGE_ERROR,
         kafka.KafkaError.FENCED_LEADER_EPOCH,
         kafka.KafkaError.UNKNOWN_LEADER_EPOCH,
-        # The client's own codes (rdkafka.h): no connection, no host of that name, no broker left, no
-        # answer in time, a connection given up since the brokers have changed, and no word yet of a
-        # partition that the group gave or of its topic.
+        # The client's own codes (rdkafka.h): no connection, no host of that name, no word yet of a
+        # partition that the group gave or of its topic, no broker left, no answer in time, and a
+        # connection that was given up since the brokers have changed.
         -195,
         -193,
         -190,

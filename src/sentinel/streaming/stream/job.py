@@ -12,6 +12,7 @@ from sentinel.features import FeaturePlan
 from sentinel.features.checks import check_entities
 from sentinel.features.stores.choice import StoreChoice
 from sentinel.features.stores.embedded import Durability
+from sentinel.monitoring import DriftSettings
 
 
 class Step(enum.StrEnum):
@@ -52,6 +53,8 @@ class StreamJob:
     snapshot_every_events : int
     n_waiting_max : int
         Outputs that wait in the sink before reading pauses.
+    drift : DriftSettings or None
+        How drift from the release's reference is watched; None: the defaults.
     """
 
     events: str
@@ -66,6 +69,7 @@ class StreamJob:
     n_events_batch: int = limits.STREAM_READ_EVENTS
     snapshot_every_events: int = limits.SNAPSHOT_EVENTS
     n_waiting_max: int = limits.STREAM_WAITING_MAX
+    drift: DriftSettings | None = None
 
 
 def check_partition_key(plan: FeaturePlan, key: str | None) -> None:

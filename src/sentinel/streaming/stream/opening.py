@@ -52,7 +52,7 @@ def assemble(
     is_approved = loaded.standing is Standing.APPROVED
     metrics.record_release(loaded.manifest.label, digest=loaded.digest, is_approved=is_approved)
     sinks = Sinks(refusals=ends.sink, decisions=ends.log, metrics=metrics)
-    scorer = loaded.open_scorer(sinks, clock=clock)
+    scorer = loaded.open_scorer(sinks, clock=clock, drift=job.drift)
 
     def open_folder(folder: Path) -> StreamState:
         if job.store is not None:
