@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from naive_engine import NaiveEngine
 
 from sentinel.contract import EventBatch
+from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import (
     DEFAULTED,
@@ -454,7 +455,7 @@ def test_one_compiled_kernel_serves_every_feature_set() -> None:
     for features in (every_kind(), exact_features(), every_kind(tiles=5)):
         Engine(compile_plan(features)).advance(payments(20, 1))
     assert len(kernel.advance_rows.signatures) == 1  # type: ignore[attr-defined]
-    assert index_module.ENTITY_TYPES_MAX >= 8
+    assert index_module.ENTITY_TYPES_MAX >= limits.FEATURE_ENTITIES_MAX
 
 
 def test_an_older_value_that_comes_later_does_not_replace_a_newer_one() -> None:

@@ -391,31 +391,6 @@ def advance_rows(
     return DONE
 
 
-@native_lean
-def read_rows(
-    tables: Tables, state: State, events: Feed, out: Vectors, work: Work, entity: int
-) -> None:
-    """Read the features of one entity type for keys and times, applying nothing.
-
-    Each event has the key of that type only. A key without a row gets an empty one, as its first
-    event would; the caller has made room.
-    """
-    column = tables.entities[entity, E_KEY]
-    span = tables.entities[entity, E_SPAN]
-    for i in range(len(events.times)):
-        for other in range(len(tables.entities)):
-            out.rows[i, other] = -1
-        key = events.values[column, i]
-        row = find(state.places, entity, key)
-        if row < 0:
-            row = _new_row(tables, state, entity, key)
-            state.arena[row + 2] = 0
-        elif span != 0 and events.times[i] // span - (state.arena[row + 2] >> 1) > LIFE_SLICES:
-            _empty_row(tables, state.arena, entity, row)
-        out.rows[i, entity] = row
-        _read(tables, state, events, out, work, i)
-
-
 def new_registers(n_ids_full: int, n_arena_words: int) -> Int64Array:
     """Return the registers of an engine that has seen nothing."""
     registers = np.zeros(R_COUNT, dtype=np.int64)

@@ -123,7 +123,7 @@ class LogBlock:
         self._feature_hash[at:end] = records.feature_hash
         self._partitions[at:end] = records.partition
         self._positions[at:end] = records.positions
-        self._take_ids(records, at, end)
+        self._take_ids(records, at)
         if records.source not in self._sources:
             self._sources.append(records.source)
         self._source_codes[at:end] = self._sources.index(records.source)
@@ -170,7 +170,7 @@ class LogBlock:
 
     # --- private -----------------------------------------------------------------------------
 
-    def _take_ids(self, records: LogRecords, at: int, end: int) -> None:
+    def _take_ids(self, records: LogRecords, at: int) -> None:
         """Copy the event ids, and judge what stands in the columns beside them."""
         content, spans = frozen(records.id_content), frozen(records.id_spans)
         while True:

@@ -38,7 +38,6 @@ THRESHOLD, SHARE, RATIO, VALUE = 0, 1, 2, 3
 N_NUMBER_COLUMNS = 4
 # Columns of ``trees``: first node, nodes, blocks of four points, which rule of points.
 FIRST, LENGTH, BLOCKS, RULE = 0, 1, 2, 3
-N_TREE_COLUMNS = 4
 LANES = 4
 
 
