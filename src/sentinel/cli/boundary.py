@@ -128,7 +128,7 @@ def _usage_error(error: typer.TyperException) -> SentinelError | None:
         ErrorCode.USAGE_INVALID,
         at=place,
         expected="a command line as in its help page",
-        got=fault[:1].lower() + fault[1:],
+        got=(fault[:1].lower() + fault[1:]).removeprefix("got "),
         hint=f"{suggestion} See: {place} --help.".strip(),
     )
 

@@ -106,16 +106,14 @@ def show(
     reports = look_at_file_log(folder, topic)
     output = Output(as_json=as_json)
     output.document({"partitions": [msgspec.to_builtins(report) for report in reports]})
-    header = ["topic", "partition", "positions", "events", "bytes", "oldest", "newest", "end"]
+    header = ["partition", "positions", "events", "bytes", "oldest and newest", "end"]
     rows = [
         (
-            report.topic,
-            report.partition,
+            f"{report.topic}/{report.partition}",
             f"{report.first_position}-{report.next_position}",
             report.next_position - report.first_position,
             report.n_bytes,
-            _time(report.oldest_ms),
-            _time(report.newest_ms),
+            _times(report.oldest_ms, report.newest_ms),
             "torn" if report.is_torn else "whole",
         )
         for report in reports
@@ -123,7 +121,8 @@ def show(
     output.show(table(str(folder), header, rows))
 
 
-def _time(stamp_ms: int | None) -> str:
-    if stamp_ms is None:
-        return "unknown"
-    return f"{dt.datetime.fromtimestamp(stamp_ms / 1000, tz=dt.UTC):%Y-%m-%d %H:%M:%S}"
+def _times(*stamps_ms: int | None) -> str:
+    """Show stamps one above the other; those of an empty partition, or of a file, are unknown."""
+    known = [stamp_ms / 1000 for stamp_ms in stamps_ms if stamp_ms is not None]
+    shown = [f"{dt.datetime.fromtimestamp(at_s, tz=dt.UTC):%Y-%m-%d %H:%M:%S}" for at_s in known]
+    return "\n".join(shown) or "unknown"

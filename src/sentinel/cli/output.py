@@ -30,6 +30,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _DIGEST_NAME_MAX = 13
 # A time to the millisecond fits.
 _UNBROKEN_CHARACTERS_MAX = 24
+_WORD_MAX = 9
 
 
 class StdoutClosedError(Exception):
@@ -159,7 +160,7 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         box=box.SIMPLE_HEAD if any(header) else None,
         show_header=any(header),
         pad_edge=True,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0) if any(header) else (0, 1),
     )
     for index, name in enumerate(header):
         is_number = bool(lines) and all(
@@ -167,11 +168,14 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         )
         # A number or a time that is broken in two is read as two.
         is_short = all(len(str(line[index])) <= _UNBROKEN_CHARACTERS_MAX for line in lines)
+        # Nor is a short word: other columns have longer text to fold.
+        words = [word for line in lines for word in str(line[index]).split()]
         made.add_column(
-            name,
+            name.replace("_", " "),
             justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=is_number and is_short,
+            min_width=max((len(word) for word in words if len(word) <= _WORD_MAX), default=0),
         )
     for line in lines:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in line))

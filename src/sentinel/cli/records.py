@@ -17,7 +17,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 if TYPE_CHECKING:
     from sentinel.contract import QuarantineRecord
 
-_COLUMNS = ("event_id", "event_time", "score", "outcome", "served_by", "reason", "position")
+_COLUMNS = ("event_id", "event_time", "score", "outcome", "served_by", "reason")
 _QUARANTINE_FILES = "refusals-*.jsonl"
 
 Limit = Annotated[
@@ -96,6 +96,9 @@ def quarantine(
         (each.source, number(each.position), str(each.code), _why(each), (each.text or "")[:120])
         for each in shown
     ]
+    if not counts:
+        output.note(f"{folder}: no event was refused.")
+        return
     output.show(
         table(f"Refused events in {folder}", ["reason", "events"], counts.most_common()),
         table("The first of them", ["source", "position", "reason", "where", "event"], rows),
@@ -158,7 +161,7 @@ def _shown(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, dt.datetime):
-        return value.astimezone(dt.UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
+        return value.astimezone(dt.UTC).isoformat(" ", "seconds").removesuffix("+00:00")
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
