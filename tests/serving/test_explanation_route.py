@@ -11,6 +11,7 @@ import pytest
 from serving_rig import MODEL, Answered, Served, infer_body, payment, served
 from tests.serving.explanation_rig import explained_release
 
+from sentinel.core import limits
 from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER, find_explanation
 from sentinel.serving.settings import ExplainMode
 from sentinel.testing import wait_until
@@ -127,6 +128,23 @@ def test_rows_of_features_are_scored_and_explained(running: Served) -> None:
     assert isinstance(explanations, list)
     assert [each["score"] for each in explanations] == pytest.approx(scores, rel=1e-6)
     assert all(each["method"] == "exact-trees" for each in explanations)
+
+
+def test_as_many_rows_as_the_page_says_are_explained(running: Served) -> None:
+    """More than the explainer takes at once."""
+    n_rows = limits.EXPLAIN_REQUEST_ROWS_MAX
+    answer = running.request(
+        "POST",
+        f"/v2/models/{MODEL}/explain",
+        infer_body([[1.0, 1.0, 20.0, 300.0, 0.1]] * n_rows),
+        content_type="application/json",
+        sentinel_timeout_ms="30000",
+        timeout_s=40,
+    )
+    assert answer.status == 200, answer.body
+    explanations = answer.json()["explanations"]
+    assert isinstance(explanations, list)
+    assert len(explanations) == n_rows == 256
 
 
 @pytest.mark.parametrize(

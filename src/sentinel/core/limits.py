@@ -477,6 +477,8 @@ EXPLANATION_QUEUE_ROWS_MAX = 4_096
 # Rows explained together, and how long the first waits for company: few wake-ups of the server,
 # each so short that no decision waits for it.
 EXPLANATION_BATCH_ROWS_MAX = 64
+# Rows of one request to explain: a tenth of a second of the explainer.
+EXPLAIN_REQUEST_ROWS_MAX = 256
 EXPLANATION_LINGER_S = 0.02
 # Explanations kept for questions: 4 kB each.
 EXPLANATIONS_REMEMBERED_MAX = 10_000
@@ -489,7 +491,7 @@ EXPLAINER_END_S_MAX = 2.0
 EXPLAINER_PAUSE_S, EXPLAINER_PAUSE_S_MAX = 0.5, 30.0
 # Tries of one batch: the second one after a fresh start; a row that kills twice has none.
 EXPLAINER_TRIES_MAX = 2
-# One message between server and explainer: a batch of 256 rows of 256 features is 2 MB.
+# One message between server and explainer: a batch of rows of 256 features is 0.5 MB.
 EXPLAINER_MESSAGE_BYTES_MAX = 64 << 20
 # Releases that an explainer holds open: the one in service, the one before, one that is staged.
 EXPLAINER_RELEASES_MAX = 3

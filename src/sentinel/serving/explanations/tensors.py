@@ -41,7 +41,7 @@ def explain_tensors(
     ----------
     plane : Plane
     values : ndarray of float32, shape (n_rows, n_features)
-        At most ``EXPLANATION_BATCH_ROWS_MAX`` rows.
+        At most ``EXPLAIN_REQUEST_ROWS_MAX`` rows.
     limit : Limit
         Its time is for both: scoring and explaining.
     request_id : str or None
@@ -55,11 +55,11 @@ def explain_tensors(
     """
     desk, release = plane.explanations, plane.current
     desk.require_on()
-    if len(values) > limits.EXPLANATION_BATCH_ROWS_MAX:
+    if len(values) > limits.EXPLAIN_REQUEST_ROWS_MAX:
         raise SentinelError(
             ErrorCode.REQUEST_TOO_LARGE,
             at="request",
-            expected=f"at most {limits.EXPLANATION_BATCH_ROWS_MAX} rows to explain",
+            expected=f"at most {limits.EXPLAIN_REQUEST_ROWS_MAX} rows to explain",
             got=len(values),
         )
     loop = asyncio.get_running_loop()
