@@ -215,6 +215,8 @@ def leg(server: Server, peak: float, *, times: float, is_rude: bool) -> None:
     used_us = (server.processor_s() - before_s) * 1e6
     goodput = report.n_good / LEG_S / peak
     note = " (below the floor)" if goodput < FLOORS.get(int(times), 0.0) else ""
+    p99_ms = report.latency_s(0.99) * 1e3
+    is_slow = times >= 1 and not is_rude and p99_ms > DEADLINE_MS
     whole = f"{whole_after_s(report, schedule):.1f}" if times < 1 else "-"
     n_refused = sum(report.by_status[status] for status in (429, 503))
     each_us = used_us / max(1, sum(report.by_status.values()))
@@ -223,7 +225,7 @@ def leg(server: Server, peak: float, *, times: float, is_rude: bool) -> None:
         "rude" if is_rude else "polite",
         f"{goodput:.2f}{note}",
         f"{report.latency_s(0.5) * 1e3:.0f}",
-        f"{report.latency_s(0.99) * 1e3:.0f}",
+        f"{p99_ms:.0f}{' (above the deadline)' if is_slow else ''}",
         f"{n_refused:,}",
         f"{each_us:.0f}",
         f"{report.n_unsent:,}",

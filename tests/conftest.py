@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -158,11 +159,19 @@ class _Budget:
 _BUDGET = pytest.StashKey[_Budget]()
 
 
+def _commit() -> str:
+    """Name what is checked out."""
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 class _Ledger:
     """What each test of a row did, over all workers; one file a tier, newest run of each test."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._commit = _commit()
         self._failed: set[str] = set()
         self._skipped: set[str] = set()
         self._seconds: dict[str, float] = defaultdict(float)
@@ -183,6 +192,7 @@ class _Ledger:
                 "simulated": properties["simulated"],
                 "failed": name in self._failed,
                 "seconds": round(self._seconds[name], 3),
+                "commit": self._commit,
             }
 
     def pytest_sessionfinish(self) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import re
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -53,11 +52,13 @@ def block(tier: int, marks: Marks) -> str:
     """Return the block of one tier, with its marks."""
     known = json.loads((ROOT / ".cache" / "reliability" / f"tier-{tier}.json").read_text())
     rows: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0, 0, 0.0])
+    commits = set()
     for name, (rows_of_test, is_simulated) in marks.tests.items():
         test = known.get(name)
         if test is None:
             print(f"not run in tier {tier}: {name}", file=sys.stderr)
             continue
+        commits.add(test["commit"])
         for row in rows_of_test:
             sums = rows[row]
             sums[0] += 1
@@ -65,14 +66,7 @@ def block(tier: int, marks: Marks) -> str:
             sums[2] += test["trials"] if is_simulated else 0
             sums[3] += test["failed"]
             sums[4] += test["seconds"]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    title = f"Tier {tier}, tests of commit {commit}; each count is of the last run of its tests."
+    title = f"Tier {tier}, tests of commit {', '.join(sorted(commits))}."
     lines = [f"<!-- tier {tier} -->", "", title, ""]
     lines += ["| row | tests | trials | of them simulated | failed | seconds |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
