@@ -13,6 +13,7 @@ import typer
 from sentinel.cli import options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, number, pairs, table
+from sentinel.core import limits
 from sentinel.core.clock import instant
 from sentinel.core.errors import ErrorCode, SentinelError
 
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from sentinel.release import GateResult, LoadedRelease, Role, Trust
 
 group = typer.Typer(no_args_is_help=True, help="Look at releases, verify and approve them.")
-
-# A folder of releases is looked through two levels deep, and no further than this many folders.
-_LISTED_MAX = 1000
-# A hundred years; what trust files allow is far less.
-_DAYS_MAX = 36_500
 
 
 def register(app: typer.Typer) -> None:
@@ -182,10 +178,9 @@ def approve(
     """
     from sentinel.release import Terms, approve_release, load_key
 
-    if not 1 <= days <= _DAYS_MAX:
-        raise SentinelError(
-            ErrorCode.USAGE_INVALID, at="--days", expected=f"1 to {_DAYS_MAX} days", got=days
-        )
+    if not 1 <= days <= limits.APPROVAL_DAYS_MAX:
+        expected = f"1 to {limits.APPROVAL_DAYS_MAX} days"
+        raise SentinelError(ErrorCode.USAGE_INVALID, at="--days", expected=expected, got=days)
     statement = approve_release(
         folder,
         load_key(key),
@@ -315,7 +310,8 @@ def find_releases(folder: Path) -> list[Path]:
     levels = ("manifest.json", "*/manifest.json", "*/*/manifest.json")
     found = sorted(path.parent for level in levels for path in folder.glob(level))
     # A folder of events has a manifest of its own; a release has signatures.
-    return [path for path in found if (path / "model.onnx").exists()][:_LISTED_MAX]
+    releases = [path for path in found if (path / "model.onnx").exists()]
+    return releases[: limits.REGISTRY_RELEASES_MAX]
 
 
 def gates_table(gates: Sequence[GateResult]) -> RenderableType:
