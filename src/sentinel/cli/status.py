@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     from sentinel.monitoring import Status, Trouble
 
-_TROUBLE = "  ! "
-# Of a name in the block, with the spaces around it.
-_NAME_CHARACTERS = 19
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -87,16 +83,11 @@ def status_panel(found: Status) -> RenderableType:
     from rich.text import Text
 
     lines: list[RenderableType] = []
-    for line in found.text().splitlines():
-        # What stands before the value: the mark, or a name filled up with spaces.
-        n_before = len(_TROUBLE) if line.startswith(_TROUBLE) else _NAME_CHARACTERS
-        if not line.startswith("  ") or line[n_before - 1] != " ":
-            lines.append(Text(line))
-            continue
+    for before, value in found.rows():
         hanging = Table.grid()
         hanging.add_column(no_wrap=True)
         hanging.add_column(overflow="fold")
-        hanging.add_row(Text(line[:n_before]), Text(line[n_before:]))
+        hanging.add_row(Text(before), Text(value))
         lines.append(hanging)
     style = "green" if found.is_nominal else "yellow"
     return panel("Status", *lines, style=style)

@@ -92,26 +92,30 @@ class Status:
         data: dict[str, object] = msgspec.to_builtins(self)
         return data | {"is_nominal": self.is_nominal}
 
-    def text(self) -> str:
-        """Render it for a terminal: plain lines, no colour."""
+    def rows(self) -> list[tuple[str, str]]:
+        """Return each line in two: what stands before a value, and the value."""
         p99 = "no events yet" if self.p99_s is None else f"{self.p99_s * 1000:.2f} ms"
         drift = "no window yet" if self.drift_score is None else f"{self.drift_score:.3f}"
-        lines = [
-            f"System Status: {self.health}",
-            f"  Model version    {shorten(self.release) or 'none loaded'}",
-            f"  Python           {self.python}",
-            f"  CUDA             {self.cuda}",
-            f"  GPU utilisation  {self.gpu}",
-            f"  Latency p99      {p99}",
-            f"  Prediction drift {drift}",
+        rows = [
+            ("System Status: ", str(self.health)),
+            ("  Model version    ", shorten(self.release) or "none loaded"),
+            ("  Python           ", self.python),
+            ("  CUDA             ", self.cuda),
+            ("  GPU utilisation  ", self.gpu),
+            ("  Latency p99      ", p99),
+            ("  Prediction drift ", drift),
         ]
-        lines += [
-            f"  ! {shorten(trouble, n_characters_max=_TROUBLE_CHARACTERS_MAX)}"
+        rows += [
+            ("  ! ", shorten(trouble, n_characters_max=_TROUBLE_CHARACTERS_MAX))
             for trouble in self.troubles
         ]
         if self.is_nominal:
-            lines.append(f"  {NOMINAL}")
-        return "\n".join(lines)
+            rows.append(("  ", NOMINAL))
+        return rows
+
+    def text(self) -> str:
+        """Render it for a terminal: plain lines, no colour."""
+        return "\n".join(before + value for before, value in self.rows())
 
 
 def build_status(
