@@ -404,22 +404,26 @@ class StreamWorker:
 
     def n_events_behind(self) -> int | None:
         """Count the events of its partitions that wait to be read; None where nobody knows."""
-        ends = {each: self._log.known_end(each) for each in self._places.next}
-        if not ends or min(ends.values()) < 0:
-            return None
-        return sum(max(end - self._places.next[each], 0) for each, end in ends.items())
+        found = [self._n_behind(partition) for partition in self._places.next]
+        known = [n for n in found if n is not None]
+        return sum(known) if known and len(known) == len(found) else None
+
+    def _n_behind(self, partition: int) -> int | None:
+        """Count the events of one partition that wait to be read; None where nobody knows."""
+        end = self._log.known_end(partition)
+        return None if end < 0 else max(end - self._places.next[partition], 0)
 
     def _show_lag(self) -> None:
         oldest_ms = now_ms = self._clock.now_ms()
-        for partition, at in self._places.next.items():
-            end = self._log.known_end(partition)
-            if end < 0:
+        for partition in self._places.next:
+            n_behind = self._n_behind(partition)
+            if n_behind is None:
                 continue
-            if end > at:
+            if n_behind:
                 oldest_ms = min(oldest_ms, self._received_ms.get(partition, now_ms))
             self._metrics.put(
                 "sentinel_stream_lag_events",
-                max(end - at, 0),
+                n_behind,
                 topic=self._log.topic,
                 partition=str(partition),
             )
