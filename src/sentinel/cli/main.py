@@ -97,6 +97,7 @@ for command in (
 
 
 options.reflow(app)
+options.leave_files_to_commands(app)
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer.models import ParameterInfo
+from typer.models import CommandInfo, ParameterInfo
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 EventsPath = Annotated[Path, typer.Option("--events", help="Events, one JSON object a line.")]
@@ -54,12 +55,19 @@ ConfigFile = Annotated[
 
 
 def reflow(app: typer.Typer) -> None:
-    """Let help pages break the lines of a paragraph where the terminal ends, and only there.
+    """Let help pages break the lines of a paragraph where the terminal ends, and only there."""
+    for command in _commands(app):
+        if not command.help:
+            paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+            command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
 
-    And let every command itself meet a file that it may not read: with typer's own look at it the
-    command line were wrong, which it is not.
+
+def leave_files_to_commands(app: typer.Typer) -> None:
+    """Let every command itself meet a file that it may not read.
+
+    With typer's own look at it the command line were wrong, which it is not.
     """
-    for command in app.registered_commands:
+    for command in _commands(app):
         if command.callback is None:
             continue
         evaluated = inspect.get_annotations(command.callback, eval_str=True)
@@ -69,12 +77,14 @@ def reflow(app: typer.Typer) -> None:
                     parameter.readable = False
         # What was written as text is evaluated only once: typer is to see these very objects.
         command.callback.__annotations__ = evaluated
-        if not command.help:
-            paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
-            command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
+def _commands(app: typer.Typer) -> Iterator[CommandInfo]:
+    """Give every command, those of groups too."""
+    yield from app.registered_commands
     for group in app.registered_groups:
         if group.typer_instance is not None:
-            reflow(group.typer_instance)
+            yield from _commands(group.typer_instance)
 
 
 def examples(*lines: str) -> str:
