@@ -13,16 +13,14 @@ import os
 _LEAST = 19
 
 
-def lower_priority(task: int, by: int) -> None:
-    """Put a process, or one thread of this one, below the priority of the caller.
+def lower_priority(pid: int, by: int) -> None:
+    """Put a process below the priority of the caller.
 
-    Threads that it starts afterwards inherit that. A task that has ended is passed over, and so is
-    a system that has no niceness of threads.
+    Threads that it starts afterwards inherit that. A process that has ended is passed over.
 
     Parameters
     ----------
-    task : int
-        Id of a process, or the native id of a thread.
+    pid : int
     by : int
         Steps of niceness, 0 or more; 19 is the least priority that there is.
 
@@ -34,4 +32,4 @@ def lower_priority(task: int, by: int) -> None:
     """
     with contextlib.suppress(OSError):
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, task, min(own + by, _LEAST))
+        os.setpriority(os.PRIO_PROCESS, pid, min(own + by, _LEAST))
