@@ -83,6 +83,10 @@ def test_a_wrong_flag_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(SentinelError) as error:
         load_configuration({"batch_events": -1}, {}, folder=tmp_path)
     assert error.value.at == "--batch-events"
+    flag_of = {"serve_http_port": "--http-port"}
+    with pytest.raises(SentinelError) as error:
+        load_configuration({"serve_http_port": -1}, {}, folder=tmp_path, flag_of=flag_of)
+    assert error.value.at == "--http-port"
     with pytest.raises(SentinelError) as error:
         load_configuration({"no_such": 1}, {}, folder=tmp_path)
     assert error.value.code is ErrorCode.CONFIGURATION_UNKNOWN_KEY

@@ -24,12 +24,15 @@ def register(app: typer.Typer) -> None:
 
 
 def load(
-    flags: dict[str, str | int | float | None] | None = None, *, file: Path | None = None
+    flags: dict[str, str | int | float | None] | None = None,
+    *,
+    file: Path | None = None,
+    flag_of: dict[str, str] | None = None,
 ) -> LoadedConfiguration:
     """Read the configuration of this process: flag, environment, file, default."""
     from sentinel.core.configuration import load_configuration
 
-    return load_configuration(flags or {}, os.environ, folder=Path(), file=file)
+    return load_configuration(flags or {}, os.environ, folder=Path(), file=file, flag_of=flag_of)
 
 
 def store_of(loaded: LoadedConfiguration, durability: str | None = None) -> StoreChoice:

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from sentinel.serving.fronts.control import Served
     from sentinel.serving.plane import Plane
 
+# The flags of settings that have another name.
+_FLAG_OF = {
+    "serve_host": "--host",
+    "serve_http_port": "--http-port",
+    "serve_grpc_port": "--grpc-port",
+    "serve_metrics_port": "--metrics-port",
+    "serve_tokens_file": "--tokens",
+    "quarantine_folder": "--quarantine",
+    "serve_fronts": "--fronts",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -103,7 +114,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         "store": store,
         "serve_fronts": fronts,
     }
-    loaded_configuration = config.load(flags)
+    loaded_configuration = config.load(flags, flag_of=_FLAG_OF)
     configuration = loaded_configuration.value
     require_threads(threads_to_serve(n_fronts=configuration.serve_fronts), at="sentinel serve")
     chosen = config.store_of(loaded_configuration, durability)

@@ -241,6 +241,7 @@ def load_configuration(
     *,
     folder: Path,
     file: Path | None = None,
+    flag_of: Mapping[str, str] | None = None,
 ) -> LoadedConfiguration:
     """Put the configuration of this process together.
 
@@ -254,6 +255,8 @@ def load_configuration(
         Where ``sentinel.toml`` is looked for; it need not exist.
     file : Path, optional
         A file that must exist; else the one that ``SENTINEL_CONFIG`` names.
+    flag_of : mapping, optional
+        Setting name to its flag, where that is not the setting's own name.
 
     Raises
     ------
@@ -281,8 +284,7 @@ def load_configuration(
     for name, given in flags.items():
         if given is None:
             continue
-        # An option leaves the name of its command out: ``serve_http_port`` is ``--http-port``.
-        flag = "--" + name.removeprefix("serve_").replace("_", "-")
+        flag = (flag_of or {}).get(name, "--" + name.replace("_", "-"))
         _check_known(name, known, at=flag)
         values[name] = _checked(name, given, at=flag, is_text=isinstance(given, str))
         origins[name] = "flag"
