@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class ServerProcess:
         return self.get(path, port=port or self.metrics_port)[0]
 
     def get(self, path: str, *, port: int | None = None) -> tuple[int, bytes]:
-        link = http.client.HTTPConnection("127.0.0.1", port or self.http_port, timeout=5)
+        link = http.client.HTTPConnection("127.0.0.1", port or self.http_port, timeout=30)
         try:
             link.request("GET", path)
             response = link.getresponse()
@@ -45,7 +45,7 @@ class ServerProcess:
             link.close()
 
     def post(self, body: bytes, path: str = "/v1/score", **headers: str) -> tuple[int, bytes]:
-        link = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=10)
+        link = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=30)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             link.request("POST", path, body, {"content-type": "application/json", **named})
@@ -77,16 +77,16 @@ def freeze(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
     def is_still() -> bool:
-        states = [
-            stat.read_text().rpartition(")")[2].split()[0]
-            for stat in Path(f"/proc/{pid}/task").glob("*/stat")
-        ]
-        return set(states) == {"T"}
+        states = set()
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may have ended
+                states.add(stat.read_text().rpartition(")")[2].split()[0])
+        return states == {"T"}
 
     wait_until(is_still)
 
 
-@contextmanager
+@contextlib.contextmanager
 def server_process(
     folder: Path,
     *options: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,14 +64,27 @@ def test_a_decision_is_explained_when_it_is_asked_for(running: Served, folder: P
     assert json.loads(kept) == found
 
 
-def test_flagged_decisions_are_explained_without_being_asked_for(running: Served) -> None:
-    """The counter of explanations rises with the declined and the reviewed."""
-    desk = running.opened.explanations
-    before = desk.counts().get("explained", 0)
-    events = [payment(f"many-{number}", amount=10.0 + 40 * number) for number in range(200)]
-    outcomes = [line["outcome"] for line in running.score(*events).lines()]
-    n_flagged = sum(outcome in {"review", "decline"} for outcome in outcomes)
-    wait_until(lambda: desk.counts().get("explained", 0) == before + n_flagged)
+def test_flagged_decisions_are_explained_without_being_asked_for(
+    running: Served, folder: Path
+) -> None:
+    """Each that is declined or reviewed is kept beside the decision log, and no other."""
+    chance = random.Random(8)
+    events = [
+        payment(
+            f"many-{number}", card_id=f"m{chance.randrange(40)}", channel="online",
+            amount=round(chance.lognormvariate(3, 1), 2),
+        )
+        for number in range(200)
+    ]  # fmt: skip
+    lines = running.score(*events).lines()
+    flagged = {str(line["event_id"]) for line in lines if line["outcome"] in {"review", "decline"}}
+    assert 0 < len(flagged) < len(lines)
+
+    def is_kept(event_id: str) -> bool:
+        return find_explanation(folder / "log" / EXPLANATIONS_FOLDER, event_id) is not None
+
+    wait_until(lambda: all(is_kept(event_id) for event_id in flagged))
+    assert flagged == {f"many-{number}" for number in range(200) if is_kept(f"many-{number}")}
 
 
 @pytest.mark.parametrize(

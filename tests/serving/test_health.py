@@ -84,7 +84,7 @@ def test_a_report_names_what_is_degraded_now() -> None:
 @pytest.mark.reliability("F16")
 def test_a_probe_waits_for_no_lock_of_the_queue(tmp_path: Path) -> None:
     """Whoever holds the queue, however long: it is asked how it is, and answers."""
-    with served(tmp_path) as running:
+    with served(tmp_path, canary_s=60.0) as running:
         running.wait_ready()
         held, end = threading.Event(), threading.Event()
 

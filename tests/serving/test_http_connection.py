@@ -182,18 +182,17 @@ def test_slow_senders_are_told_and_let_go(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_more_connections_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
-    with served(tmp_path) as running:
+    with served(tmp_path, canary_s=60.0) as running:
         running.wait_ready()
-        link = socket.create_connection(("127.0.0.1", running.addresses.http_port))
-        with link:
-            time.sleep(0.1)
-            door = _door(running)
-            door.connections_max = len(door.connections)
+        door = _door(running)
+        running.wait_until(lambda: not door.connections)
+        with socket.create_connection(("127.0.0.1", running.addresses.http_port)):
+            running.wait_until(lambda: len(door.connections) == 1)
+            door.connections_max = 1
             assert _error(running.raw(b"")) == (503, "server-full")
-            door.connections_max = 100
 
 
-def _door(running: Served) -> object:
+def _door(running: Served) -> HttpDoor:
     import gc
 
     from sentinel.serving.doors.http_routes import HttpRoutes
@@ -244,7 +243,6 @@ def test_heads_that_differ_each_time_do_not_fill_the_memory(server: Served) -> N
             link.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\ntraceparent: %d\r\n\r\n" % number)
             assert _body(link)["name"]
     door = _door(server)
-    assert isinstance(door, HttpDoor)
     assert 0 < len(door.heads) <= limits.HTTP_HEADS_KNOWN_MAX
 
 

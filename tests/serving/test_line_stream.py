@@ -212,7 +212,7 @@ def test_a_server_that_drains_ends_a_stream_with_a_line_that_says_so(tmp_path: P
         link.send(STREAMED + b"\r\n" + chunk(payment("s-drain") + b"\n"))
         assert link.head()[""] == "200"
         assert json.loads(link.chunk() or b"")["event_id"] == "s-drain"
-        running.server.stop()
+        running.stop()
         found, is_whole = link.lines()
     assert [each["code"] for each in found] == ["draining"]
     assert not is_whole

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import threading
-import time
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,14 @@ def test_stages_of_a_live_server_add_up_to_its_requests(server: Served) -> None:
     found: dict[str, Any] = {}
 
     def ask() -> None:
-        status, answer = _get(server, f"{PATH}?seconds=3")
+        status, answer = _get(server, f"{PATH}?seconds=10")
         found.update(answer, status=status)
 
+    n_callbacks = len(gc.callbacks)
     asker = threading.Thread(target=ask)
     asker.start()
-    server.wait_until(lambda: server.plane.batcher._recorder is not None)
+    # The collector is listened to last.
+    server.wait_until(lambda: len(gc.callbacks) > n_callbacks)
     gc.collect()
     for _ in range(40):
         assert server.score(payment()).status == 200
@@ -84,9 +85,9 @@ def test_one_profile_at_a_time(server: Served) -> None:
     """The second is told so; the first is not disturbed, and a third may follow."""
     server.wait_ready()
     statuses: list[int] = []
-    first = threading.Thread(target=lambda: statuses.append(_get(server, f"{PATH}?seconds=1")[0]))
+    first = threading.Thread(target=lambda: statuses.append(_get(server, f"{PATH}?seconds=5")[0]))
     first.start()
-    time.sleep(0.3)
+    server.wait_until(lambda: server.plane.batcher._recorder is not None)
     status, answer = _get(server, f"{PATH}?seconds=1")
     first.join()
     assert (status, answer["code"]) == (429, "overloaded")

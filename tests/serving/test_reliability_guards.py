@@ -150,8 +150,11 @@ def test_with_the_breaker_open_decisions_go_on_under_full_load(
         for trial in trials:
             before = _served_by(running)
             report = saturate(
-                _traffic(running, f"open-{trial}-"), connections=16, seconds=0.5,
-            )  # fmt: skip
+                _traffic(running, f"open-{trial}-"),
+                connections=16,
+                seconds=0.5,
+                deadline_ms=9_000,
+            )
             assert set(report.by_status) == {200}
             # Each of them by the fallback, and counted as such; not one by the champion.
             expected = {"fallback": before.get("fallback", 0) + report.by_status[200]}
@@ -195,7 +198,7 @@ def test_a_caller_of_garbage_takes_nothing_from_the_others(
             bad, good = asyncio.run(together(trial))
             assert set(bad.by_status) == {200, 422}  # type: ignore[attr-defined]
             assert good.n_good == good.n_due  # type: ignore[attr-defined]
-            assert running.plane.health().is_ready
+            running.wait_ready()
             # It is named, and nobody else is, in what the scorer and health say.
             running.wait_until(
                 lambda: running.opened.scorer.status().degraded_callers == ("127.0.0.9",)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,7 @@ def _swapped(running: Served, _: Path) -> Undo:
 
 def _slow(running: Served, _: Path) -> Undo:
     gate = threading.Event()
-    running.break_champion(lambda values: (gate.wait(6), running.champion(values))[1])
+    running.break_champion(lambda values: (gate.wait(30), running.champion(values))[1])
 
     def undo() -> None:
         gate.set()
@@ -104,8 +103,9 @@ def _access_broken(running: Served, _: Path) -> Undo:
 
 
 def _loop_blocked(running: Served, _: Path) -> Undo:
-    running.plane.batcher._loop.call_soon_threadsafe(time.sleep, 5.0)  # type: ignore[attr-defined]
-    return lambda: None
+    goes_on = threading.Event()
+    running.plane.batcher._loop.call_soon_threadsafe(goes_on.wait, 60)
+    return goes_on.set
 
 
 def _worker_dead(running: Served, _: Path) -> Undo:
@@ -190,18 +190,21 @@ def test_faults_that_stay_are_named_within_two_questions(
 
 def _is_told(running: Served, name: str, fault: Fault) -> None:
     """Count the canary's questions that end before the fault is told."""
-    rounds = _count_rounds(running.plane.health_state)
     port = running.addresses.metrics_port
 
     def is_told() -> bool:
-        # What breaks row by row is seen by rows: somebody asks meanwhile.
-        if fault.is_ready:
-            running.score(payment(), authorization=f"Bearer {SECRET}")
         report = running.plane.health()
         is_named = any(word in str(report.causes) for word in fault.names)
         return is_named and (report.is_degraded if fault.is_ready else not report.is_ready)
 
-    running.wait_until(is_told)
+    def is_told_who_asks() -> bool:
+        # What breaks row by row is seen by rows: somebody asks meanwhile.
+        if fault.is_ready:
+            running.score(payment(), authorization=f"Bearer {SECRET}")
+        return is_told()
+
+    rounds = _count_rounds(running.plane.health_state, is_told)
+    running.wait_until(is_told_who_asks)
     # One question may have been on its way when the fault began.
     assert len(rounds) <= PERIODS + 1, (name, rounds)
     ready = running.request("GET", "/v2/health/ready", port=port).status
@@ -211,13 +214,14 @@ def _is_told(running: Served, name: str, fault: Fault) -> None:
     assert live == (200 if fault.is_live else 503), (name, running.plane.health())
 
 
-def _count_rounds(health: Health) -> list[str]:
-    """Note every end of a question of the canary from now on."""
+def _count_rounds(health: Health, is_told: Callable[[], bool]) -> list[str]:
+    """Note every end of a question of the canary from now on, as long as the fault is not told."""
     rounds: list[str] = []
     plain = Health.door_checked
 
     def noting(cause: str) -> None:
-        rounds.append(cause)
+        if not is_told():
+            rounds.append(cause)
         plain(health, cause)
 
     health.door_checked = noting  # type: ignore[method-assign]
@@ -234,7 +238,7 @@ def _heals(running: Served) -> None:
         answer = running.score(payment(), authorization=f"Bearer {SECRET}")
         return answer.status == 200 and answer.json()["served_by"] == "champion"
 
-    running.wait_until(is_whole, wait_s=40.0)
+    running.wait_until(is_whole)
 
 
 @pytest.mark.reliability("F15")

@@ -99,7 +99,7 @@ def test_no_probe_waits_for_the_scoring_thread_nor_for_the_canary(
     tmp_path: Path, trials: Iterator[int]
 ) -> None:
     """While a batch is in the model for as long as they take, not one of them is late or lost."""
-    with served(tmp_path, canary_s=60.0) as running:
+    with served(tmp_path) as running:
         running.wait_ready()
         for trial in trials:
             with running.scoring_held():

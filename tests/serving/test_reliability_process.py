@@ -41,7 +41,14 @@ def _traffic(running: ServerProcess, kind: str) -> Traffic:
 def _put_while(running: ServerProcess, kind: str, act: object, *, seconds: float) -> LoadReport:
     """Put a load on it and do something in the middle; return what came of the load."""
     found: list[LoadReport] = []
-    schedule = Schedule(rate=300, seconds=seconds, retries_max=0, connections_max=16)
+    schedule = Schedule(
+        rate=300,
+        seconds=seconds,
+        deadline_ms=9_000,
+        retries_max=0,
+        connections_max=16,
+        connection_wait_ms=1_000,
+    )
     thread = threading.Thread(
         target=lambda: found.append(put_load(_traffic(running, kind), schedule))
     )
@@ -59,7 +66,9 @@ def test_the_end_under_load_answers_what_it_took(tmp_path: Path, trials: Iterato
     for trial in trials:
         folder = tmp_path / str(trial)
         folder.mkdir()
-        with server_process(folder, "--log", str(folder / "log")) as running:
+        with server_process(
+            folder, "--log", str(folder / "log"), SENTINEL_SERVE_DRAIN_NOTICE_S="0.5"
+        ) as running:
             statuses: list[int] = []
 
             is_hurried = trial % 2 == 1  # by a second signal
@@ -67,11 +76,11 @@ def test_the_end_under_load_answers_what_it_took(tmp_path: Path, trials: Iterato
             def end(running: ServerProcess = running, n: int = 1 + is_hurried) -> None:
                 for _ in range(n):
                     running.process.send_signal(signal.SIGTERM)
-                for _ in range(20):
-                    statuses.append(running.status())  # noqa: B023 -- called at once
+                while not statuses or statuses[-1] == 200:  # noqa: B023 -- called at once
+                    statuses.append(running.status())  # noqa: B023
                     time.sleep(0.005)
 
-            report = _put_while(running, f"term-{trial}-", end, seconds=0.9)
+            report = _put_while(running, f"term-{trial}-", end, seconds=1.5)
             assert report.n_good > 0
             assert set(report.by_status) <= {200, 503}
             assert report.n_failed == report.n_late == 0
@@ -154,8 +163,9 @@ def test_without_descriptors_it_refuses_and_does_not_spin(tmp_path: Path) -> Non
     """The limit falls to what is open and four more; then a hundred clients come and stay."""
     with server_process(tmp_path) as running:
         process = psutil.Process(running.process.pid)
+        before = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
         bound = process.num_fds() + 4
-        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (bound, 20_000))
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (bound, before[1]))
         with ExitStack() as stack:
             for _ in range(100):
                 address = ("127.0.0.1", running.http_port)
@@ -165,7 +175,7 @@ def test_without_descriptors_it_refuses_and_does_not_spin(tmp_path: Path) -> Non
             used_s = process.cpu_times().user + process.cpu_times().system - used_s
             assert used_s < 0.7, f"it spins: {used_s} s of processor time in a second"
             assert running.process.poll() is None
-        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (20_000, 20_000))
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, before)
         running.wait_ready()
         wait_until(lambda: running.post(payment("again"))[0] == 200)
 
@@ -209,6 +219,15 @@ def test_with_sixty_four_descriptors_it_starts_and_serves_or_says_why(tmp_path: 
         process.communicate()
 
 
+def _has_newer_addresses() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_newer_addresses(), reason="needs the address ::1")
 @pytest.mark.reliability("F14")
 def test_it_listens_where_there_is_only_the_newer_address_family(tmp_path: Path) -> None:
     with server_process(tmp_path, "--host", "::1", is_waited_for=False) as running:

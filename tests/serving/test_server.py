@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -198,7 +197,7 @@ def _start(folder: Path, *options: str) -> tuple[subprocess.Popen[str], dict[str
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "SENTINEL_SERVE_DRAIN_NOTICE_S": "0.5"},
+        env={**os.environ, "SENTINEL_SERVE_DRAIN_NOTICE_S": "5"},
     )
     assert process.stdout is not None
     return process, json.loads(process.stdout.readline())
@@ -217,7 +216,7 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
     is_over = threading.Event()
 
     def ask(number: int) -> None:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as link:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as link:
             ask_until_the_end(number, link)
 
     headers = {"content-type": "application/x-ndjson", "sentinel-timeout-ms": "20000"}
@@ -250,18 +249,13 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
         wait_until(lambda: _status(port, "/v2/health/ready") == 200)
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        wait_until(lambda: sum(answered) > 0)
         process.send_signal(signal.SIGTERM)
         is_over.set()
-        end_s = time.monotonic() + 0.4
-        seen = set()
-        while time.monotonic() < end_s:
-            seen.add(_status(metrics_port, "/v2/health/ready"))
-            time.sleep(0.02)
-        assert 503 in seen
+        wait_until(lambda: _status(metrics_port, "/v2/health/ready") == 503)
         for thread in threads:
-            thread.join(20)
-        assert process.wait(20) == 0, process.stderr.read() if process.stderr else ""
+            thread.join(90)
+        assert process.wait(90) == 0, process.stderr.read() if process.stderr else ""
     finally:
         process.kill()
         process.communicate()
@@ -272,7 +266,7 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
 
 
 def _status(port: int, path: str) -> int:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         link.request("GET", path)
         return link.getresponse().status

@@ -526,11 +526,22 @@ async def put_load_async(
 
 
 def saturate(
-    traffic: Traffic, *, connections: int, seconds: float, first_number: int = 0
+    traffic: Traffic,
+    *,
+    connections: int,
+    seconds: float,
+    first_number: int = 0,
+    deadline_ms: int = 1_000,
 ) -> LoadReport:
     """Ask on every connection again as soon as it is answered.
 
     The capacity is ``report.n_good / seconds``.
     """
-    schedule = Schedule(rate=0.0, seconds=seconds, retries_max=0, connections_max=connections)
+    schedule = Schedule(
+        rate=0.0,
+        seconds=seconds,
+        deadline_ms=deadline_ms,
+        retries_max=0,
+        connections_max=connections,
+    )
     return uvloop.run(_Run(traffic, schedule, is_closed=True).run(first_number=first_number))
