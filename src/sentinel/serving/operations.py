@@ -14,6 +14,8 @@ import uvloop
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving.doors.access import Access
+from sentinel.serving.doors.health_route import health_response
 from sentinel.serving.doors.http_connection import HttpDoor
 from sentinel.serving.doors.http_message import HttpRequest, HttpResponse
 from sentinel.serving.doors.http_routes import HttpRoutes, probe
@@ -39,11 +41,15 @@ class Operations:
         Whose counts are exported.
     operator : OperatorRoutes
         What changes the server.
+    access : Access
     """
 
-    def __init__(self, plane: Plane, routes: HttpRoutes, operator: OperatorRoutes) -> None:
+    def __init__(
+        self, plane: Plane, routes: HttpRoutes, operator: OperatorRoutes, access: Access
+    ) -> None:
         self._plane = plane
         self._operator = operator
+        self._access = access
         self._routes = routes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -118,7 +124,7 @@ class Operations:
             text, content_type = self._plane.metrics.exposition(accept)
             return HttpResponse(200, text, content_type.encode())
         if request.path == b"/v1/health":
-            return self._operator.health(request, report)
+            return health_response(report, request, self._access)
         raise SentinelError(
             ErrorCode.ROUTE_UNKNOWN, at="request", expected="a path of docs/serving.md", got="other"
         )

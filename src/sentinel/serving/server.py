@@ -162,7 +162,7 @@ class Server:
         timeout_ms, gate = self._settings.timeout_ms, batcher.gate
         self.routes = routes = HttpRoutes(plane, self._access, timeout_ms=timeout_ms, gate=gate)
         self.operator = operator = OperatorRoutes(plane, self.swap, self._access)
-        operations = Operations(plane, routes, operator)
+        operations = Operations(plane, routes, operator, self._access)
         try:
             await self._serve(plane, self.swap, routes, operations, on_started)
         finally:

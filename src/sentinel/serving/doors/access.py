@@ -1,4 +1,4 @@
-"""Who may ask what: bearer tokens from a file, with scopes.
+"""Who may ask what: bearer tokens from a file, with scopes; and who asks on this machine.
 
 ::
 
@@ -32,6 +32,8 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.files import read_secret
+from sentinel.serving.doors.http_message import HttpRequest
+from sentinel.serving.settings import is_loopback
 
 
 class Scope(enum.StrEnum):
@@ -168,6 +170,16 @@ class Access:
                 raise _invalid(f"{path}: token {number + 1}", "a token of its own", "one twice")
             callers[digest] = Caller(token.name, frozenset(token.scopes))
         return cls(callers)
+
+
+def is_local(request: HttpRequest) -> bool:
+    """Whether it comes from this machine, and asks for it by a name of this machine.
+
+    A page in a browser names the host that it was loaded from.
+    """
+    host = request.headers.get(b"host", b"").decode("ascii", "replace")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return is_loopback(request.peer) and is_loopback(name)
 
 
 def _digest_of(token: _Token, *, at: str) -> bytes:

@@ -7,26 +7,15 @@ machine who ask for it by its own name. Everybody else is told how many they are
 
 from __future__ import annotations
 
-from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.access import Access, Scope, is_local
 from sentinel.serving.doors.http_message import HttpRequest, HttpResponse, json_response
 from sentinel.serving.health import HealthReport
-from sentinel.serving.settings import is_loopback
 
 
 def health_response(report: HealthReport, request: HttpRequest, access: Access) -> HttpResponse:
     """Answer ``GET /v1/health``: 200 when ready, else 503."""
     shown = report if _may_know_callers(request, access) else report.without_callers()
     return json_response(shown.to_data(), status=200 if report.is_ready else 503)
-
-
-def is_local(request: HttpRequest) -> bool:
-    """Whether it comes from this machine, and asks for it by a name of this machine.
-
-    A page in a browser names the host that it was loaded from.
-    """
-    host = request.headers.get(b"host", b"").decode("ascii", "replace")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return is_loopback(request.peer) and is_loopback(name)
 
 
 def _may_know_callers(request: HttpRequest, access: Access) -> bool:

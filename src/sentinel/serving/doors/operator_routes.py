@@ -23,8 +23,7 @@ from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring import Event, State
 from sentinel.serving.batching.attempt import attempt
-from sentinel.serving.doors.access import Access, Scope
-from sentinel.serving.doors.health_route import health_response, is_local
+from sentinel.serving.doors.access import Access, Scope, is_local
 from sentinel.serving.doors.http_message import (
     JSON,
     HttpRequest,
@@ -32,7 +31,6 @@ from sentinel.serving.doors.http_message import (
     error_response,
     json_response,
 )
-from sentinel.serving.health import HealthReport
 from sentinel.serving.plane import Plane
 from sentinel.serving.profiling import Profiler
 from sentinel.serving.releases.swap import Swap
@@ -123,10 +121,6 @@ class OperatorRoutes:
         except SentinelError as error:
             return _refusal(error)
         return None
-
-    def health(self, request: HttpRequest, report: HealthReport) -> HttpResponse:
-        """Answer ``/v1/health``: who may know who is refused too often is told."""
-        return health_response(report, request, self._access)
 
     def _take(self, request: HttpRequest) -> None:
         caller = self._access.require(request.headers.get(b"authorization", b""), Scope.OPERATE)
