@@ -13,8 +13,12 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from sentinel.core import limits
 from sentinel.core.crash_points import is_watched, passing
-from sentinel.core.files import sync_folder
+from sentinel.core.errors import SentinelError
+from sentinel.core.files import read_bounded, sync_folder
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class DiskFile(Protocol):
@@ -59,6 +63,9 @@ class Disk(Protocol):
 
     def sync_folder(self, folder: Path) -> None:
         """Make new names and renames in a folder survive a power cut."""
+
+    def boot_id(self) -> bytes:
+        """Return another id after each power cut; empty where nobody can say."""
 
 
 class _SystemFile:
@@ -159,3 +166,10 @@ class SystemDisk:
     def sync_folder(self, folder: Path) -> None:
         """Sync a folder's names."""
         sync_folder(folder)
+
+    def boot_id(self) -> bytes:
+        """Return the id that the kernel made at its start."""
+        try:
+            return read_bounded(_BOOT_ID, n_bytes_max=limits.BOOT_ID_BYTES_MAX).strip()
+        except SentinelError:
+            return b""

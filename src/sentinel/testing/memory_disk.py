@@ -178,6 +178,10 @@ class MemoryDisk:
         here = {p: inode for p, inode in self._names.items() if p.parent == folder}
         self._durable_names = {**kept, **here}
 
+    def boot_id(self) -> bytes:
+        """Say nothing: it may forget at any time."""
+        return b""
+
     def after_kill(self) -> MemoryDisk:
         """Return the disk a new process finds after ``kill -9``: all that was written."""
         return self._copy({path: bytes(inode.content) for path, inode in self._names.items()})

@@ -84,7 +84,7 @@ class _LateSync:
         self._put_off: list[DiskFile] = []
         self.replace, self.remove, self.append = disk.replace, disk.remove, disk.append
         self.read, self.truncate, self.names = disk.read, disk.truncate, disk.names
-        self.make_folder = disk.make_folder
+        self.make_folder, self.boot_id = disk.make_folder, disk.boot_id
 
     def create(self, path: Path) -> DiskFile:
         return _LateFile(self._disk.create(path), self._put_off)

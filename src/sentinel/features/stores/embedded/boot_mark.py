@@ -14,8 +14,6 @@ from sentinel.core import limits
 from sentinel.core.errors import SentinelError
 from sentinel.core.files import read_bounded
 
-_KERNEL = Path("/proc/sys/kernel/random/boot_id")
-
 
 class BootMark:
     """The id that a state folder keeps.
@@ -24,6 +22,8 @@ class BootMark:
     ----------
     folder : Path
         Held by this process.
+    boot_id : bytes
+        Of this start; empty where nobody can say.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class BootMark:
         The kernel has run since the folder was last opened; False where nobody can say.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, boot_id: bytes) -> None:
         self._path = folder / "boot-id"
-        self._now = _read(_KERNEL)
+        self._now = boot_id
         self.is_same = bool(self._now) and _read(self._path) == self._now
 
     def renew(self) -> None:

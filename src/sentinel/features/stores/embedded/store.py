@@ -414,22 +414,20 @@ class EmbeddedStore(Engine):
             self._next = _positions_of(snapshot.values)
             self._snapshot_next = dict(self._next)
         after = 0 if snapshot is None else snapshot.sequence
-        # A disk of tests may forget at any time.
-        boot = BootMark(self._folder) if isinstance(self._disk, SystemDisk) else None
+        boot = BootMark(self._folder, self._disk.boot_id())
         log = WriteAheadLog(
             self._disk,
             self._folder,
             identity=self._identity,
             syncs=self.durability is Durability.POWER,
-            is_same_boot=boot is not None and boot.is_same,
+            is_same_boot=boot.is_same,
         )
         n_batches = n_events = 0
         for record in log.recover(after=after):
             n_batches += 1
             n_events += self._apply_record(record)
         self._check_reached(log)
-        if boot is not None:
-            boot.renew()
+        boot.renew()
         log.epoch = max(log.epoch_found, 0 if snapshot is None else snapshot.epoch) + 1
         self._wal = log
         self._n_since_snapshot = n_events
