@@ -25,6 +25,7 @@ from feature_world import Payment, Verdict, batch_of, payments, verdicts
 
 from sentinel.contract import EventBatch
 from sentinel.core import crash_points
+from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import (
     Count,
     Engine,
@@ -57,6 +58,9 @@ PLAN = compile_plan(
         ],
     )
 )
+
+FROZEN: set[int] = set()
+"""Workers that nobody has thawed yet."""
 
 
 class Stream:
@@ -196,8 +200,25 @@ def poison(stream: Stream, position: int) -> None:
     kernel.advance_rows = advance_rows  # type: ignore[assignment]
 
 
+def freeze(stream: Stream, command: dict[str, object]) -> int:
+    """Apply events up to a position and freeze; thawed, try to go on: 42 is refused by the lock."""
+    store = EmbeddedStore(PLAN, Path(str(command["folder"])))
+    n_events = int(str(command["freeze_at"]))
+    for first in range(0, n_events, stream.batch_events):
+        store.advance(stream.batch("advance", first, first + stream.batch_events))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        store.advance(stream.batch("advance", n_events, n_events + stream.batch_events))
+    except SentinelError as error:
+        return 42 if error.code is ErrorCode.STATE_LOCKED else 43
+    return 0
+
+
 def run(stream: Stream, command: dict[str, object]) -> dict[str, object]:
-    """Fork a worker, kill it when asked to, and say how it ended."""
+    """Fork a worker, kill it when asked to, and say how it ended or that it froze."""
+    if (frozen := command.get("thaw")) is not None:
+        os.kill(int(str(frozen)), signal.SIGCONT)
+        return ended(int(str(frozen)))
     child = os.fork()
     if child == 0:
         status = 1
@@ -205,14 +226,26 @@ def run(stream: Stream, command: dict[str, object]) -> dict[str, object]:
             crash_points.set_hook(hook_of(command))
             if (at := command.get("poison")) is not None:
                 poison(stream, int(str(at)))
-            work(stream, command)
-            status = 0
+            if "freeze_at" in command:
+                status = freeze(stream, command)
+            else:
+                work(stream, command)
+                status = 0
         finally:
             os._exit(status)
     if (after_s := command.get("kill_after_s")) is not None:
         time.sleep(float(str(after_s)))
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    return ended(child)
+
+
+def ended(child: int) -> dict[str, object]:
+    """Wait until a worker has ended or frozen."""
+    _, status = os.waitpid(child, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        FROZEN.add(child)
+        return {"frozen": child}
+    FROZEN.discard(child)
     return {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1}  # fmt: skip
 
@@ -229,6 +262,8 @@ def main() -> None:
     say({"digest": digest, "answers": answers})
     for line in sys.stdin:
         say(run(stream, json.loads(line)))
+    for child in FROZEN:
+        os.kill(child, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -39,36 +38,16 @@ def lab() -> Iterator[Lab]:
 DIGEST, _ = undisturbed(STREAM)
 
 
-def own_and_freeze(folder: Path, n_events: int) -> int:
-    """Fork a process that applies some events and freezes; thawed, it tries to go on."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
-        return child
-    ended = 43
-    try:
-        store = EmbeddedStore(PLAN, folder)
-        for first in range(0, n_events, 50):
-            store.advance(STREAM.batch("advance", first, first + 50))
-        os.kill(os.getpid(), signal.SIGSTOP)
-        store.advance(STREAM.batch("advance", n_events, n_events + 50))
-        ended = 44
-    except SentinelError as error:
-        ended = 42 if error.code is ErrorCode.STATE_LOCKED else 45
-    finally:
-        os._exit(ended)
-
-
 @pytest.mark.reliability("B11", t1=20, t2=200, t3=1_000)
 def test_a_frozen_owner_keeps_the_folder_and_one_that_was_replaced_writes_nothing(
-    tmp_path: Path, trials: Trials
+    lab: Lab, tmp_path: Path, trials: Trials
 ) -> None:
     """Frozen, it is still the owner. Where its lock was taken away by hand, it is refused."""
     for seed in trials:
-        folder = tmp_path / f"{seed}"
+        place = tmp_path / f"{seed}"
+        folder = place / "state"
         n_events = 50 * Random(seed).randint(1, 6)
-        child = own_and_freeze(folder, n_events)
+        frozen = lab.run(place, freeze_at=n_events)["frozen"]
         with pytest.raises(SentinelError) as caught:
             EmbeddedStore(PLAN, folder)
         assert caught.value.code is ErrorCode.STATE_LOCKED
@@ -79,9 +58,7 @@ def test_a_frozen_owner_keeps_the_folder_and_one_that_was_replaced_writes_nothin
         # Verdicts only now: they are known by time, not by when they were read.
         successor.learn(STREAM.batch("learn", 0, 10))
         digest = successor.state_digest()
-        os.kill(child, signal.SIGCONT)
-        _, status = os.waitpid(child, 0)
-        assert os.WEXITSTATUS(status) == 42
+        assert lab.run(place, thaw=frozen) == {"signal": 0, "exit": 42}
         successor.close(with_snapshot=False)
         again = EmbeddedStore(PLAN, folder)
         assert again.state_digest() == digest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -105,9 +104,11 @@ def power_cut(disk: PowerCutDisk, folder: Path, seed: int) -> int:
     store, n_fed = opened(server.url), rng.randrange(10, len(log) - 4)
     n_synced, synced = rng.randrange(2, n_fed), 0
     for number, batch in enumerate(log[:n_fed]):
+        if number == n_synced:  # Redis answers this one when all is synced
+            store.link.call([("CONFIG", "SET", "appendfsync", "always")])
         feed(store, batch)
         if number == n_synced:
-            time.sleep(2.1)  # until Redis has synced
+            store.link.call([("CONFIG", "SET", "appendfsync", "everysec")])
             synced = store.position("Payment")
     held = store.position("Payment")
     disk.cut_after(0)
