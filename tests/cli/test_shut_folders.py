@@ -17,15 +17,17 @@ _AS_ANYBODY = """
 import ctypes, os, sys
 if os.getuid() == 0:
     for right in (1, 2):
-        assert ctypes.CDLL(None, use_errno=True).prctl(24, right, 0, 0, 0) == 0
+        if ctypes.CDLL(None).prctl(24, right, 0, 0, 0):
+            sys.exit(77)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-_RUN_ALL = """
+_RUN_ALL = r"""
 import json, sys
 from sentinel.cli.boundary import run_command
 from sentinel.cli.main import app
 for line in json.loads(sys.argv[1]):
-    print("code", int(run_command(app, line)), file=sys.stderr)
+    code = int(run_command(app, line))
+    print(f"\0{code}\0", end="", file=sys.stderr)
 """
 _STREAM = ("--events", "e", "--decisions", "d", "--quarantine", "q", "--store", "embedded:new")
 # {} is the folder; {release} one that can be read.
@@ -80,12 +82,13 @@ def ended(
         capture_output=True,
         text=True,
         timeout=120,
-        check=True,
+        check=False,
     )
-    told = done.stderr.split("code ")
-    codes = [int(each.split()[0]) for each in told[1:]]
-    errors = [each.partition("\n")[2] for each in ["0\n" + told[0], *told[1:-1]]]
-    assert len(codes) == len(asked), done.stderr
+    if done.returncode == 77:
+        pytest.skip("root may read everything, and may not give that right up here")
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.split("\0")
+    errors, codes = told[:-1:2], [int(code) for code in told[1::2]]
     return dict(zip(asked, zip(codes, errors, strict=True), strict=True))
 
 

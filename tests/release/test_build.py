@@ -34,6 +34,7 @@ from sentinel.release import (
     verify_release,
 )
 from sentinel.release.folder import parse_json, read_folder
+from sentinel.testing import wait_until
 from sentinel.testing.full_disk import file_size_limit
 
 FILES = {
@@ -223,7 +224,8 @@ def test_a_kill_while_writing_leaves_whole_releases_only(pristine: Path, tmp_pat
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            time.sleep(rng.uniform(0.05, 0.3))
+            wait_until((folder / "0").exists)
+            time.sleep(rng.uniform(0.0, 0.3))
             process.kill()
         for path in folder.iterdir():
             if not path.name.startswith("."):
