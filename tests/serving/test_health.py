@@ -12,6 +12,8 @@ from serving_rig import served
 
 from sentinel.core import limits
 from sentinel.serving.batching.batcher import Vital
+from sentinel.serving.fronts.remote_plane import RemotePlane
+from sentinel.serving.fronts.wire import FROM_SCORING, About, FrameReader, State, frame
 from sentinel.serving.health import DoorCheck, Health
 
 WELL = Vital(failure="", is_alive=True, busy_for_s=0.0)
@@ -79,6 +81,26 @@ def test_a_report_names_what_is_degraded_now() -> None:
             bool(degraded),
             degraded,
         )
+
+
+def test_a_front_knows_the_callers_that_the_scoring_process_named() -> None:
+    """They come over the wire beside the causes, and are told by name or by their number."""
+    plane = RemotePlane(About("m", "1", n_features=1, takes_feedback=False, document=b"{}"))
+    said = State(
+        is_live=True,
+        is_started=True,
+        is_ready=True,
+        is_degraded=True,
+        causes=("a",),
+        degraded_callers=("rig", "shop"),
+        n_rows=0,
+        n_works=0,
+    )
+    for content in FrameReader().feed(frame(said)):
+        plane.hear(FROM_SCORING.decode(content))
+    report = plane.health()
+    assert (report.causes, report.degraded_callers) == (("a",), ("rig", "shop"))
+    assert report.to_data(names_callers=False)["causes"] == ["a", "2 callers are refused too often"]
 
 
 @pytest.mark.reliability("F16")

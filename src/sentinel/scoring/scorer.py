@@ -298,7 +298,6 @@ class Scorer:
             canary=canary,
             pages=pages,
             degraded_sources=degraded,
-            degraded_callers=callers,
             store=self.engine.trouble if isinstance(self.engine, RemoteStore) else "",
         )
         latest = self.drift.latest if self.drift is not None else None
@@ -306,7 +305,7 @@ class Scorer:
             release=self.parts.release,
             release_digest=self.parts.release_digest,
             execution_provider=self.execution_provider,
-            health=Health.DEGRADED if causes else Health.HEALTHY,
+            health=Health.DEGRADED if causes or callers else Health.HEALTHY,
             causes=causes,
             breaker=breaker.state,
             breaker_cause=breaker.cause,

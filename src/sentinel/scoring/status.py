@@ -28,7 +28,7 @@ class ScorerStatus:
     execution_provider : str
     health : Health
     causes : tuple of str
-        Why it is degraded, for people; empty when healthy.
+        Why it is degraded, for people; callers are not among them.
     breaker : State
     breaker_cause : str
     n_entered : dict of State to int
@@ -38,7 +38,8 @@ class ScorerStatus:
         Outcomes whose rate is wrong.
     degraded_sources : tuple of str
     degraded_callers : tuple of str
-        Callers of a source that many share.
+        Callers of a source that many share, who are refused too often. Who may know their names,
+        the door decides.
     drift_score : float or None
         Of the last window, in [0, 1]; None before the first.
     counts : Counts
@@ -65,28 +66,6 @@ class ScorerStatus:
     state_bytes: int
 
 
-# The one form of a cause that names a caller.
-_CALLER, _REFUSED = "caller ", " is refused too often"
-
-
-def without_callers(causes: tuple[str, ...]) -> tuple[str, ...]:
-    """Say of callers how many are refused too often, instead of who.
-
-    Examples
-    --------
-    >>> without_callers(("a canary", "caller shop is refused too often"))
-    ('a canary', '1 caller is refused too often')
-    """
-    others = tuple(
-        cause for cause in causes if not (cause.startswith(_CALLER) and cause.endswith(_REFUSED))
-    )
-    n_callers = len(causes) - len(others)
-    if not n_callers:
-        return causes
-    who = "1 caller is" if n_callers == 1 else f"{n_callers} callers are"
-    return (*others, f"{who} refused too often")
-
-
 def causes_of(
     *,
     breaker: State,
@@ -94,7 +73,6 @@ def causes_of(
     canary: CanaryState,
     pages: tuple[Page, ...],
     degraded_sources: tuple[str, ...],
-    degraded_callers: tuple[str, ...] = (),
     store: str = "",
 ) -> tuple[str, ...]:
     """Say in words what is not as it should be."""
@@ -109,7 +87,6 @@ def causes_of(
         for page in pages
     ]
     causes += [f"source {source} is refused too often" for source in degraded_sources]
-    causes += [f"{_CALLER}{caller}{_REFUSED}" for caller in degraded_callers]
     if store:
         causes.append(store)
     return tuple(causes)

@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass, replace
 
 from sentinel.core import limits
-from sentinel.scoring.status import without_callers
 from sentinel.serving.batching.batcher import Vital
 
 # How old the canary's last answer may be: two periods and the time one may take.
@@ -36,6 +35,8 @@ class HealthReport:
     is_live, is_started, is_ready, is_degraded : bool
     causes : tuple of str
         Why it is not ready; or why it is degraded. Empty when all is well.
+    degraded_callers : tuple of str
+        Who is refused too often; not everybody may know.
     """
 
     is_live: bool
@@ -43,6 +44,7 @@ class HealthReport:
     is_ready: bool
     is_degraded: bool
     causes: tuple[str, ...]
+    degraded_callers: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -55,19 +57,34 @@ class HealthReport:
             return "not-ready"
         return "degraded" if self.is_degraded else "ready"
 
-    def without_callers(self) -> HealthReport:
-        """Return the same, with how many callers are refused too often, not who they are."""
-        return replace(self, causes=without_callers(self.causes))
+    def with_callers(self, callers: tuple[str, ...]) -> HealthReport:
+        """Return the same, degraded where some callers are refused too often."""
+        if not callers:
+            return self
+        return replace(self, is_degraded=True, degraded_callers=callers)
 
-    def to_data(self) -> dict[str, object]:
-        """Return plain data for a body."""
+    def to_data(self, *, names_callers: bool) -> dict[str, object]:
+        """Return plain data for a body: who is refused too often, or how many they are.
+
+        Examples
+        --------
+        >>> report = _well(is_started=True, degraded=()).with_callers(("shop",))
+        >>> report.to_data(names_callers=True)["causes"]
+        ['caller shop is refused too often']
+        >>> report.to_data(names_callers=False)["causes"]
+        ['1 caller is refused too often']
+        """
+        callers = self.degraded_callers
+        who = [f"caller {caller} is" for caller in callers]
+        if callers and not names_callers:
+            who = ["1 caller is" if len(callers) == 1 else f"{len(callers)} callers are"]
         return {
             "state": self.state,
             "live": self.is_live,
             "started": self.is_started,
             "ready": self.is_ready,
             "degraded": self.is_degraded,
-            "causes": list(self.causes),
+            "causes": [*self.causes, *(f"{each} refused too often" for each in who)],
         }
 
 

@@ -175,6 +175,7 @@ class Plane(Described):
         self._memory = memory
         self._on_change: list[Callable[[], None]] = []
         self._causes: tuple[str, ...] = ()
+        self._callers: tuple[str, ...] = ()
 
     # --- scoring -----------------------------------------------------------------------------
 
@@ -376,14 +377,15 @@ class Plane(Described):
             "execution_provider": status.execution_provider,
             "breaker": str(status.breaker),
             "breaker_cause": status.breaker_cause,
-            "health": self.health().without_callers().to_data(),
+            "health": self.health().to_data(names_callers=False),
         }
 
     # --- how it is ---------------------------------------------------------------------------
 
     def health(self) -> HealthReport:
         """Return live, started, ready, degraded, with causes."""
-        return self.health_state.report(self.batcher.vital(), self._causes)
+        report = self.health_state.report(self.batcher.vital(), self._causes)
+        return report.with_callers(self._callers)
 
     def load(self) -> BatcherState:
         """Return what waits and what is being done."""
@@ -391,10 +393,11 @@ class Plane(Described):
 
     def look(self, further: tuple[str, ...] = ()) -> None:
         """Look at what may be degraded; the canary's clock calls it, not a probe."""
-        causes = self.current.scorer.status().causes + further + self.explanations.causes()
+        status = self.current.scorer.status()
+        causes = status.causes + further + self.explanations.causes()
         if self.loaded.standing is not Standing.APPROVED:
             causes = (f"the release is {self.loaded.standing}", *causes)
-        self._causes = causes
+        self._causes, self._callers = causes, status.degraded_callers
 
     # --- private -----------------------------------------------------------------------------
 

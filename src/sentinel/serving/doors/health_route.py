@@ -14,8 +14,8 @@ from sentinel.serving.health import HealthReport
 
 def health_response(report: HealthReport, request: HttpRequest, access: Access) -> HttpResponse:
     """Answer ``GET /v1/health``: 200 when ready, else 503."""
-    shown = report if _may_know_callers(request, access) else report.without_callers()
-    return json_response(shown.to_data(), status=200 if report.is_ready else 503)
+    shown = report.to_data(names_callers=_may_know_callers(request, access))
+    return json_response(shown, status=200 if report.is_ready else 503)
 
 
 def _may_know_callers(request: HttpRequest, access: Access) -> bool:

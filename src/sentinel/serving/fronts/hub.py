@@ -245,6 +245,7 @@ def _state(plane: Plane) -> State:
         is_ready=report.is_ready,
         is_degraded=report.is_degraded,
         causes=report.causes,
+        degraded_callers=report.degraded_callers,
         n_rows=load.n_rows,
         n_works=load.n_works,
     )

@@ -55,6 +55,7 @@ _NOBODY = State(
     is_ready=False,
     is_degraded=False,
     causes=(_LOST,),
+    degraded_callers=(),
     n_rows=0,
     n_works=0,
 )
@@ -232,6 +233,7 @@ class RemotePlane(Described):
             is_ready=state.is_ready and not own,
             is_degraded=state.is_degraded,
             causes=(*own, *state.causes),
+            degraded_callers=state.degraded_callers,
         )
 
     def load(self) -> BatcherState:

@@ -103,6 +103,7 @@ class State(_Message, frozen=True, tag=17):
     is_ready: bool
     is_degraded: bool
     causes: tuple[str, ...]
+    degraded_callers: tuple[str, ...]
     n_rows: int
     n_works: int
 
