@@ -190,19 +190,21 @@ class Server:
     ) -> None:
         settings, doorway = self._settings, self._doorway
         async with AsyncExitStack() as stack:
-            port, grpc_port = await doorway.open(stack, plane, routes, gate=plane.batcher.gate)
+            doors = await doorway.open(stack, plane, routes, gate=plane.batcher.gate)
             metrics_port = operations.start(settings.host, settings.metrics_port)
             doorway.watch_signals()
-            stack.callback(asyncio.ensure_future(doorway.sweep(self._health.beat)).cancel)
-            canary = self._canary(plane, swap, port)
+            sweeping = asyncio.ensure_future(doorway.sweep(doors.sweep, self._health.beat))
+            stack.callback(sweeping.cancel)
+            canary = self._canary(plane, swap, doors.http_port)
             swap.on_switch = canary.hurry
             canary.start()
             stack.callback(canary.stop)
             if on_started is not None:
-                on_started(Addresses(settings.host, port, grpc_port, metrics_port), plane)
+                addresses = Addresses(settings.host, doors.http_port, doors.grpc_port, metrics_port)
+                on_started(addresses, plane)
             await doorway.stopping.wait()
             self._health.is_draining = True
-            await doorway.drain()
+            await doorway.drain(doors)
 
     def _canary(self, plane: Plane, swap: Swap, port: int) -> DoorCanary:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104 -- compared, not bound

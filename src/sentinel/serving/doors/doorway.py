@@ -1,6 +1,7 @@
-"""The way in of one process: who may come, TLS, what is renewed, and both doors.
+"""The way in of one process: who may come, TLS, what is renewed, when it ends; and both doors.
 
 A server of one process and a front differ in what stands behind their doors, and in nothing here.
+A scoring process behind fronts has a doorway, and opens no doors.
 """
 
 from __future__ import annotations
@@ -27,8 +28,37 @@ from sentinel.serving.settings import ServerSettings
 _SWEEP_S = 1.0
 
 
+class Doors:
+    """Both doors, open.
+
+    Attributes
+    ----------
+    http_port, grpc_port : int
+    """
+
+    def __init__(
+        self, listener: asyncio.Server, http: HttpDoor, calls: GrpcDoor, grpc_port: int
+    ) -> None:
+        self._listener = listener
+        self._http = http
+        self._calls = calls
+        self.http_port: int = listener.sockets[0].getsockname()[1]
+        self.grpc_port = grpc_port
+
+    def sweep(self) -> None:
+        """Close what is too slow."""
+        self._http.sweep()
+
+    async def end(self) -> None:
+        """Take nothing new, and answer what is in flight."""
+        self._listener.close()
+        self._http.drain()
+        await self._calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
+        await self._http.end(wait_s_max=limits.DRAIN_S_MAX)
+
+
 class Doorway:
-    """What comes in by both doors, from their opening to their end.
+    """What one process knows of who comes in, from its start to its end.
 
     Parameters
     ----------
@@ -57,7 +87,6 @@ class Doorway:
         self.stopping = asyncio.Event()  # set when the end begins
         self._is_hurried = False
         self._settings = settings
-        self._doors: tuple[asyncio.Server, HttpDoor, GrpcDoor] | None = None
 
     async def open(
         self,
@@ -67,8 +96,8 @@ class Doorway:
         *,
         gate: Gate | None = None,
         is_shared: bool = False,
-    ) -> tuple[int, int]:
-        """Open both doors; return the ports of HTTP and gRPC.
+    ) -> Doors:
+        """Open both doors.
 
         Raises
         ------
@@ -84,8 +113,7 @@ class Doorway:
         stack.callback(listener.close)
         grpc_port = await calls.start(settings, tls, is_shared=is_shared)
         stack.push_async_callback(calls.stop, grace_s=0.0)
-        self._doors = listener, door, calls
-        return listener.sockets[0].getsockname()[1], grpc_port
+        return Doors(listener, door, calls, grpc_port)
 
     def watch_signals(self) -> None:
         """End on SIGTERM and SIGINT, renew on SIGHUP; only a main thread can hear of them."""
@@ -95,13 +123,12 @@ class Doorway:
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.renewal.now)
 
-    async def sweep(self, also: Callable[[], None]) -> None:
-        """Every second close what is too slow, look at the files, and do something else."""
+    async def sweep(self, *also: Callable[[], None]) -> None:
+        """Every second look at the files, and do something else."""
         while True:
-            if self._doors is not None:
-                self._doors[1].sweep()
             self.renewal.tick()
-            also()
+            for each in also:
+                each()
             await asyncio.sleep(_SWEEP_S)
 
     def stop(self) -> None:
@@ -114,15 +141,9 @@ class Doorway:
         self._is_hurried = True
         self.stopping.set()
 
-    async def drain(self) -> None:
+    async def drain(self, doors: Doors) -> None:
         """Take nothing new once the notice is over, and answer what is in flight."""
-        if self._doors is None:
-            return
-        listener, door, calls = self._doors
         notice_until_s = time.monotonic() + self._settings.drain_notice_s
         while not self._is_hurried and time.monotonic() < notice_until_s:
             await asyncio.sleep(0.02)
-        listener.close()
-        door.drain()
-        await calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
-        await door.end(wait_s_max=limits.DRAIN_S_MAX)
+        await doors.end()

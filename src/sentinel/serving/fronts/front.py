@@ -82,14 +82,15 @@ class Front:
     async def _serve(self, plane: RemotePlane, parent: ParentLine, stack: AsyncExitStack) -> None:
         doorway = self._doorway
         routes = HttpRoutes(plane, doorway.access, timeout_ms=self._job.settings.timeout_ms)
-        await doorway.open(stack, plane, routes, is_shared=True)
-        stack.callback(asyncio.ensure_future(doorway.sweep(lambda: self._count(routes))).cancel)
+        doors = await doorway.open(stack, plane, routes, is_shared=True)
+        sweeping = asyncio.ensure_future(doorway.sweep(doors.sweep, lambda: self._count(routes)))
+        stack.callback(sweeping.cancel)
         self._is_open = True
         self._greet()
         parent.say(Started())
         await doorway.stopping.wait()
         plane.is_draining = True
-        await doorway.drain()
+        await doorway.drain(doors)
         self._count(routes)
         await asyncio.sleep(0)  # the counts are written at the end of a turn
 
