@@ -57,9 +57,10 @@ class SharedState(StreamState):
         settings = redis_settings(choice, plan)
         name = f"{settings.name}.{part}" if part else settings.name
         self._settings = replace(settings, name=name)
+        # A mark that a power cut takes costs decisions that come out twice: it is not synced.
         super().__init__(plan, folder, durability=Durability.PROCESS, wait=wait)
 
-    def _open(self, plan: FeaturePlan, *_: object) -> SharedStreamStore:
+    def _open(self, plan: FeaturePlan) -> SharedStreamStore:
         """Lock the folder and open it; then the store."""
         self._lock = lock_folder(
             self.folder,

@@ -62,12 +62,13 @@ class StreamState:
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self.folder = folder
-        self._is_power = durability is Durability.POWER
+        self._durability = durability
+        self._snapshot_every_events = snapshot_every_events
         self._disk = disk if disk is not None else SystemDisk()
         self._wait = wait
         self._is_closed = False
         self._marks: dict[str, int] = {}
-        self.store = self._open(plan, durability, snapshot_every_events)
+        self.store = self._open(plan)
 
     @property
     def marker(self) -> Marker:
@@ -117,7 +118,8 @@ class StreamState:
         self.marker.recovered()
         if marks != self._marks:
             content = msgspec.json.encode(_Marks(marks))
-            write_whole(self._disk, self.folder / _MARKS_NAME, content, syncs=self._is_power)
+            is_power = self._durability is Durability.POWER
+            write_whole(self._disk, self.folder / _MARKS_NAME, content, syncs=is_power)
             self._marks = marks
         return marks == held
 
@@ -140,15 +142,13 @@ class StreamState:
         finally:
             self.marker.close()
 
-    def _open(
-        self, plan: FeaturePlan, durability: Durability, snapshot_every_events: int
-    ) -> StreamStore | SharedStreamStore:
+    def _open(self, plan: FeaturePlan) -> StreamStore | SharedStreamStore:
         """Open the store, which locks the folder, and the rest of the folder."""
         store = StreamStore(
             plan,
             self.folder,
-            durability=durability,
-            snapshot_every_events=snapshot_every_events,
+            durability=self._durability,
+            snapshot_every_events=self._snapshot_every_events,
             disk=self._disk,
         )
         is_open = False
