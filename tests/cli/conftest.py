@@ -7,8 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sentinel.testing import wait_until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -16,6 +19,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def command_environment(**changes: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SENTINEL_", "COLUMNS"))}
     return {**kept, "PYTHONWARNINGS": "error", **changes}
+
+
+def wait_for(process: subprocess.Popen[Any], holds: Callable[[], bool]) -> None:
+    """Wait until what a process does holds; one that ended before says what it said."""
+    wait_until(lambda: process.poll() is not None or holds())
+    assert process.poll() is None, process.communicate()
 
 
 @pytest.fixture

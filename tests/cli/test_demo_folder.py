@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import wait_for
 
 from sentinel.cli.demo_folder import demo_folder
 from sentinel.cli.exits import ExitCode
@@ -99,14 +99,11 @@ def test_a_demo_ended_early_keeps_the_last_one_and_a_second_one_is_refused(
         stderr=subprocess.PIPE,
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (home / ".making").is_dir():
-            assert first.poll() is None, first.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(first, (home / ".making").is_dir)
+        first.send_signal(signal.SIGSTOP)  # or it may have ended before the second is refused
         second = run(*command)
-        assert first.poll() is None
         first.send_signal(how)
+        first.send_signal(signal.SIGCONT)
         first.communicate(timeout=60)
     finally:
         first.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +102,6 @@ def test_a_stream_over_http_is_answered_as_a_replay_answers_it(
 
 
 def test_a_server_that_cannot_start_is_named_with_its_reason(golden: Path, tmp_path: Path) -> None:
-    began_s = time.monotonic()
     with (
         pytest.raises(SentinelError) as refused,
         running_server(golden, tmp_path, ["--store", "nonsense"]),
@@ -111,4 +109,3 @@ def test_a_server_that_cannot_start_is_named_with_its_reason(golden: Path, tmp_p
         pass
     assert (refused.value.code, refused.value.at) == (ErrorCode.SERVER_UNREADY, "sentinel serve")
     assert "store-address-invalid: --store" in refused.value.got
-    assert time.monotonic() - began_s < 60

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.cli.conftest import wait_for
 
 from sentinel.cli.exits import ExitCode
 from sentinel.data import EventFile
@@ -88,9 +88,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".f.parquet*")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(running, lambda: any(tmp_path.glob(".f.parquet*")))
         os.killpg(running.pid, signal.SIGINT)
         _, stderr = running.communicate(timeout=60)
     assert running.returncode == ExitCode.INTERRUPTED, stderr

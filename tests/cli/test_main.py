@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.cli.conftest import wait_for
 
 import sentinel
 from sentinel.cli.boundary import run_command
@@ -210,11 +210,7 @@ def test_ctrl_c_ends_long_work_cleanly_and_leaves_nothing_half_made(tmp_path: Pa
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (out.exists() and any(out.iterdir())):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_for(process, lambda: out.exists() and any(out.iterdir()))
     process.send_signal(signal.SIGINT)
     out_text, error = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED

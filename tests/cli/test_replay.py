@@ -6,14 +6,15 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.cli.conftest import wait_for
 
 from sentinel.cli.exits import ExitCode
+from sentinel.contract.quarantine import read_quarantine
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -148,11 +149,7 @@ def test_a_signal_in_the_middle_can_be_continued(
         text=True,
     )
     partial = tmp_path / "out.partial"
-    deadline = time.monotonic() + 60
-    while not partial.exists() or partial.stat().st_size == 0:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(process, lambda: partial.exists() and partial.stat().st_size > 0)
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
     assert process.returncode == code
@@ -199,13 +196,15 @@ def many_events(events: Path, out: Path, *, n_turns: int, bad_every: int) -> Non
                     file.write(f'{{"bad": "{turn}-{i}"}}\n')
 
 
+def n_refused(kept: Path) -> int:
+    return sum(1 for _ in read_quarantine(kept)) if kept.exists() else 0
+
+
 def test_a_replay_killed_again_and_again_quarantines_once(
     run: Run, kit: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """SIGKILL before the first checkpoint, and while it catches up; every refusal stands once."""
-    from sentinel.contract.quarantine import read_quarantine
-
-    many = tmp_path / "many.ndjson"
+    many, kept = tmp_path / "many.ndjson", tmp_path / "kept"
     many_events(kit[1], many, n_turns=20, bad_every=100)
     arguments = (
         *("replay", str(kit[0]), "--unapproved", "--events", str(many)),
@@ -219,20 +218,14 @@ def test_a_replay_killed_again_and_again_quarantines_once(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "kept").exists() or n_before > sum(
-            1 for _ in read_quarantine(tmp_path / "kept")
-        ):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_for(process, lambda n=n_before: n_refused(kept) >= n)
         process.kill()
         process.communicate(timeout=60)
     ended = run(*arguments, "--resume")
     assert ended.returncode == ExitCode.DEGRADED, ended.stderr
     document = json.loads(ended.stdout)
     assert document["quarantined"] == 400
-    positions = [record.position for record in read_quarantine(tmp_path / "kept")]
+    positions = [record.position for record in read_quarantine(kept)]
     assert positions == sorted(set(positions))
     assert len(positions) == 400
     logged = json.loads(run("decisions", "log", "--json").stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ from types import ModuleType
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.cli.conftest import wait_for
 
 from sentinel.cli.exits import ExitCode
+from sentinel.testing import wait_until
 from sentinel.testing.mock_kafka import MockKafka
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -85,14 +88,9 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
         text=True,
     )
     try:
-        deadline = time.monotonic() + 90
-        while len(cluster.ids("d")) < 500:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        time.sleep(1)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            metrics = answer.read().decode()
+        wait_for(process, lambda: len(cluster.ids("d")) >= 500)
+        wait_for(process, lambda: is_at_rest(metrics_of(port)))
+        metrics = metrics_of(port)
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=60)
     finally:
@@ -112,8 +110,18 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     assert 'approved="false"' in metrics
     assert list((tmp_path / "state").glob("snapshot-*"))
     assert "hunter2" not in out + error + metrics
-    assert "sentinel_stream_partitions 2.0" in metrics
-    assert 'sentinel_stream_lag_events{partition="0",topic="e"} 0.0' in metrics
+
+
+def metrics_of(port: int) -> str:
+    """Ask a worker for its metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def is_at_rest(metrics: str) -> bool:
+    """Whether it holds both partitions, and nothing waits in either."""
+    lags = [f'sentinel_stream_lag_events{{partition="{p}",topic="e"}} 0.0' for p in (0, 1)]
+    return all(line in metrics for line in ("sentinel_stream_partitions 2.0", *lags))
 
 
 def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
@@ -139,11 +147,8 @@ def test_a_log_of_files_goes_the_same_way_with_a_decision_log_beside_it(
         text=True,
     )
     try:
-        deadline = time.monotonic() + 90
-        while len(cluster.ids(decisions)) < 300:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(process, lambda: len(cluster.ids(decisions)) == 300)
+        wait_for(process, lambda: len(cluster.read(refused)) == 1)
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=60)
     finally:
@@ -179,20 +184,34 @@ def test_a_terminal_sees_how_far_it_is(
         text=True,
     )
     os.close(theirs)
-    shown = b""
+    shown = bytearray()
+    reader = threading.Thread(target=read_to_its_end, args=(ours, shown))
+    reader.start()
     try:
-        deadline = time.monotonic() + 90
-        while b"50 events, " not in shown or b" events/s, 0 wait" not in shown:
-            assert time.monotonic() < deadline, shown
-            shown += os.read(ours, 65_536)
+        wait_until(
+            lambda: (
+                (b"50 events, " in shown and b" events/s, 0 wait" in shown)
+                or process.poll() is not None
+            ),
+            detail=lambda: bytes(shown),
+        )
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate(timeout=30)
+        reader.join()
         os.close(ours)
-    assert process.returncode == ExitCode.OK
+    assert b"50 events, " in shown, bytes(shown)
+    assert process.returncode == ExitCode.OK, bytes(shown)
     assert "events/s" not in out
+
+
+def read_to_its_end(terminal: int, shown: bytearray) -> None:
+    """Read what a terminal shows; its end, when nobody writes to it any more, is an error (EIO)."""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65_536):
+            shown.extend(part)
 
 
 def read_log(folder: Path) -> list[pa.Table]:
