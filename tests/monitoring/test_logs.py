@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,10 +195,8 @@ def test_a_blocked_reader_never_blocks_the_writer(pipe: tuple[int, int]) -> None
     _, writer = pipe
     handler = LineHandler(writer, n_lines_max=50)
     handler.setFormatter(FORMATTER)
-    started = time.monotonic()
     for i in range(3000):
         handler.emit(_record("line %d %s", i, "x" * 200))
-    assert time.monotonic() - started < 60
     assert handler.n_dropped > 0
     handler.close()
     assert handler.n_written + handler.n_dropped == 3000
