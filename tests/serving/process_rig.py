@@ -90,16 +90,17 @@ def freeze(pid: int) -> None:
 def server_process(
     folder: Path,
     *options: str,
+    release: Path = GOLDEN / "payments-1.2.0",
     is_waited_for: bool = True,
     program: tuple[str, ...] = ("-m", "sentinel.cli"),
     **environment: str,
 ) -> Iterator[ServerProcess]:
-    """Serve the golden release by the command; its end is by its own pid."""
+    """Serve a release by the command, the golden one by default; its end is by its own pid."""
     stderr = folder / "stderr"
     with stderr.open("w") as errors:
         process = subprocess.Popen(
             [
-                *(sys.executable, *program, "serve", str(GOLDEN / "payments-1.2.0")),
+                *(sys.executable, *program, "serve", str(release)),
                 *("--unapproved", "--json", "--http-port", "0", "--grpc-port", "0"),
                 *("--metrics-port", "0", "--quarantine", str(folder / "quarantine"), *options),
             ],

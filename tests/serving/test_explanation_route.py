@@ -8,11 +8,14 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from process_rig import server_process
 from serving_rig import MODEL, Answered, Served, infer_body, payment, served
 from tests.serving.explanation_rig import explained_release
 
 from sentinel.core import limits
+from sentinel.core.limits import EXPLAINER_NICE
 from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER, find_explanation
 from sentinel.serving.settings import ExplainMode
 from sentinel.testing import wait_until
@@ -85,6 +88,27 @@ def test_flagged_decisions_are_explained_without_being_asked_for(
 
     wait_until(lambda: all(is_kept(event_id) for event_id in flagged))
     assert flagged == {f"many-{number}" for number in range(200) if is_kept(f"many-{number}")}
+
+
+def test_a_server_as_it_is_shipped_explains_with_what_others_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the priority of the tests nor with their deadline, as all servers beside it."""
+    for name in ("SENTINEL_SERVE_EXPLAINER_NICE", "SENTINEL_SERVE_TIMEOUT_MS"):
+        monkeypatch.delenv(name)
+    explained_release(tmp_path / "release")
+    options = ("--log", str(tmp_path / "log"))
+    with server_process(tmp_path, *options, release=tmp_path / "release") as shipped:
+        asked: list[str] = []
+
+        def is_scored() -> bool:
+            asked.append(f"shipped-{len(asked)}")
+            return shipped.post(payment(asked[-1]))[0] == 200
+
+        wait_until(is_scored)
+        assert shipped.get(f"/v1/decisions/{asked[-1]}/explanation")[0] in {200, 202}
+        process = psutil.Process(shipped.process.pid)
+        wait_until(lambda: any(each.nice() == EXPLAINER_NICE for each in process.children()))
 
 
 @pytest.mark.parametrize(

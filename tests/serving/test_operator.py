@@ -5,23 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from fronts_rig import log_lines
 from process_rig import freeze, server_process
 from release_rig import load, source
-from serving_rig import GOLDEN, MODEL, Served, infer_body, payment, served
+from serving_rig import MODEL, Served, infer_body, payment, served
 
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.main import app
 from sentinel.serving.doors.grpc_messages import SERVICES, message
 from sentinel.serving.doors.operator_routes import MEANINGS
+from sentinel.testing import wait_until
 
 SECRETS = {name: (name[0] * 40) for name in ("score", "read", "operate")}
 TOKENS = "format = 1\n" + "".join(
@@ -384,30 +383,18 @@ def test_what_operators_do_is_in_the_log_of_the_process(tmp_path: Path) -> None:
     tokens.write_text(TOKENS)
     tokens.chmod(0o600)
     secret = {"authorization": f"Bearer {SECRETS['operate']}", "content-type": "application/json"}
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "sentinel.cli", "serve", str(GOLDEN / "payments-1.2.0")),
-            *("--unapproved", "--json", "--http-port", "0", "--grpc-port", "0"),
-            *("--metrics-port", "0", "--quarantine", str(tmp_path), "--tokens", str(tokens)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-    ) as process:
-        assert process.stdout is not None
-        port = json.loads(process.stdout.readline())["metrics_port"]
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    with server_process(tmp_path, "--tokens", str(tokens)) as running:
+        link = http.client.HTTPConnection("127.0.0.1", running.metrics_port, timeout=30)
         link.request("POST", "/v1/operate/breaker/trip", b'{"because":"a drill"}', secret)
         assert link.getresponse().status == 200
         link.close()
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.3)
-        process.terminate()
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode in {0, ExitCode.TERMINATED}
-    lines = [json.loads(line) for line in errors.splitlines()]
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: any(line["message"] == "renewed" for line in log_lines(running)))
+        running.process.terminate()
+        assert running.process.wait(90) in {0, ExitCode.TERMINATED}
+    lines = log_lines(running)
     told = [line for line in lines if line["message"] == "operation"]
     assert len(told) == 1
     assert (told[0]["who"], told[0]["what"]) == ("operate-er", "breaker trip")
     assert any(line["message"] == "renewed" and line["what"] == "tokens" for line in lines)
-    assert not any(secret.encode() in errors for secret in SECRETS.values())
+    assert not any(secret in running.stderr.read_text() for secret in SECRETS.values())

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import itertools
 import json
-import math
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import numba
 import pytest
 from process_rig import server_process
 from serving_rig import GOLDEN, Served, infer_body, payment, served
 
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import SentinelError
-from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.access import Access, Caller, Scope
 from sentinel.serving.releases.release_source import ReleaseSource
 from sentinel.serving.settings import ServerSettings
+from sentinel.testing import wait_until
 
+ROOT = Path(__file__).parents[2]
 SECRET = "canary-secret-0123456789abcdefghijklmnop"
 OTHER = "x" * 43
 TOKENS = f'format = 1\n[[token]]\nname = "shop"\nsecret = "{SECRET}"\nscopes = ["operate"]\n'
@@ -102,41 +105,33 @@ def test_no_spelling_of_a_call_goes_round_the_token(guarded: Served) -> None:
 
 
 @pytest.mark.reliability("K3", t1=4_000, t2=100_000, t3=300_000)
-def test_a_token_that_is_nearly_right_takes_as_long_as_one_that_is_not(
-    trials: Iterator[int],
+def test_a_token_that_is_nearly_right_is_compared_like_one_that_is_not(
+    trials: Iterator[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two kinds of wrong tokens, tried in turn, neither is more often the slower one."""
-    access = Access({})
-    access.add_own(SECRET)
-    near, far = f"Bearer {SECRET[:-1]}!".encode(), f"Bearer {'#' * len(SECRET)}".encode()
-    assert access.identify(near) is access.identify(far) is None
-    right = f"Bearer {SECRET}".encode()
+    """Its hash, with that of every known token, in a time that knows nothing of where they differ.
 
-    def compare_as_one_writes_it(given: bytes) -> bool:
-        return all(a == b for a, b in zip(given, right, strict=True))
-
-    assert abs(_slower_more_often(compare_as_one_writes_it, near, far, range(1_000))) > 4.5
-    assert abs(_slower_more_often(access.identify, near, far, trials)) < 4.5
-
-
-def _slower_more_often(
-    compare: Callable[[bytes], object], near: bytes, far: bytes, trials: Iterable[int]
-) -> float:
-    """Return how often near was the slower of a pair, in standard deviations from half.
-
-    Pairs stand together in time: what else a machine does meets both, or one as often as the other.
+    What a hash shares with another one says nothing of what the tokens share.
     """
-    chance, n_pairs, n_near = random.Random(1), 0, 0
-    for _ in trials:
-        taken: dict[bytes, int] = {}
-        for token in chance.sample((near, far), 2):
-            started = time.perf_counter_ns()
-            compare(token)
-            taken[token] = time.perf_counter_ns() - started
-        if taken[near] != taken[far]:
-            n_pairs += 1
-            n_near += taken[near] > taken[far]
-    return (n_near - n_pairs / 2) / math.sqrt(n_pairs / 4)
+    pairs: list[set[bytes]] = []
+    plain = hmac.compare_digest
+
+    def compare(one: bytes, other: bytes) -> bool:
+        pairs.append({one, other})
+        return plain(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    known = [hashlib.sha256(token.encode()).digest() for token in ("y" * 43, OTHER, SECRET)]
+    scopes = frozenset({Scope.SCORE})
+    access = Access({digest: Caller("shop", scopes) for digest in known[:2]})
+    access.add_own(SECRET)
+    for seed in trials:
+        n_right = seed % (len(SECRET) + 1)
+        token = (SECRET[:n_right] + "#" * (len(SECRET) - n_right)).encode()
+        pairs.clear()
+        caller = access.identify(b"Bearer " + token)
+        assert (caller is not None) == (n_right == len(SECRET))
+        given = hashlib.sha256(token).digest()
+        assert pairs == [{digest, given} for digest in known]
 
 
 # --- names that climb -----------------------------------------------------------------------------
@@ -174,7 +169,15 @@ def opened() -> _Opened:
 def _outside(opened: _Opened) -> list[str]:
     """List what was opened by a path that climbs, or lies where nothing of ours is."""
     is_outside = re.compile(r"/(etc|root|home|windows)\b").match
-    return [path for path in opened.paths if is_outside(path) or ".." in path]
+    # Python, this checkout and compiled kernels may lie in somebody's home.
+    ours = (sys.prefix, sys.base_prefix, str(ROOT), str(numba.config.CACHE_DIR))
+
+    def is_ours(path: str) -> bool:
+        return any(Path(path).is_relative_to(folder) for folder in ours)
+
+    return [
+        path for path in opened.paths if ".." in path or (is_outside(path) and not is_ours(path))
+    ]
 
 
 def test_the_hook_hears_what_another_thread_opens_outside(opened: _Opened, tmp_path: Path) -> None:
@@ -282,7 +285,7 @@ def test_secrets_that_were_planted_are_found_nowhere(tmp_path: Path) -> None:
         seen += [running.get(path)[1] for path in routes]
         seen.append(Path(f"/proc/{running.process.pid}/cmdline").read_bytes())
         running.process.send_signal(signal.SIGTERM)
-        running.process.wait(30)
+        running.process.wait(90)
     everything = b"\n".join(seen)
     assert b'"event_id":"kept"' in everything, "the control: answers were looked at"
     for name, secret in {**secrets, "token": SECRET}.items():
@@ -358,7 +361,9 @@ def test_the_server_opens_no_address_that_a_request_names(tmp_path: Path) -> Non
             stderr=subprocess.DEVNULL,
         )
         try:
-            time.sleep(0.5)
+            wait_until(lambda: watch.poll() is not None or _is_traced(pid))
+            if watch.poll() is not None:
+                pytest.skip("strace may not attach to a process here")
             for url in URLS:
                 running.post(payment(card_id=url[:32]))
                 running.post(payment(), url)
@@ -369,14 +374,24 @@ def test_the_server_opens_no_address_that_a_request_names(tmp_path: Path) -> Non
                 running.post(json.dumps({"inputs": url}).encode(), "/v2/models/payments/infer")
                 running.get(f"/v1/decisions/{url.replace('/', '%2f')}")
                 running.get(f"http://{url.partition('://')[2]}")
-            time.sleep(5.5)  # the canary asks meanwhile: the control
+            time.sleep(5.5)  # what a request has begun may come later
+            wait_until(lambda: "connect(" in trace.read_text(errors="replace"))
         finally:
             watch.send_signal(signal.SIGINT)
             watch.wait(20)
         port = running.http_port
     text = trace.read_text(errors="replace")
     connects = re.findall(r"connect\(\d+, (\{.*?\})", text)
-    assert connects, "the control: the canary connects to its own door"
+    assert connects, "the control: the canary has connected to its own door"
     own = f'sin_port=htons({port}), sin_addr=inet_addr("127.0.0.1")'
     assert all(own in each for each in connects), connects
     assert "/etc/passwd" not in text
+
+
+def _is_traced(pid: int) -> bool:
+    """Whether somebody watches each of its threads."""
+    try:
+        states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    except OSError:
+        return False  # one of them has just ended
+    return bool(states) and not any("TracerPid:\t0\n" in state for state in states)

@@ -7,8 +7,6 @@ nothing: rows of features, refused events, unknown paths. Leaks live in error pa
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import psutil
 import pytest
 from process_rig import ServerProcess, server_process
 from serving_rig import MODEL, infer_body
+from tests.memory_rig import theil_sen
 
 from sentinel.testing.load_generator import Traffic, saturate
 
@@ -64,12 +63,6 @@ def _soak(running: ServerProcess, rounds: Iterator[int]) -> tuple[float, int]:
     return theil_sen(seen[len(seen) // 5 :]), n_requests
 
 
-def theil_sen(points: list[tuple[int, int]]) -> float:
-    """Return the median of the slopes of all pairs: a step or an outlier does not move it."""
-    pairs = itertools.combinations(points, 2)
-    return statistics.median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairs if x2 > x1)
-
-
 def _bound(n_requests: int) -> float:
     return max(BOUND_BYTES_MIN, BOUND_BYTES * BOUND_REQUESTS / n_requests)
 
@@ -81,7 +74,7 @@ def test_requests_that_must_leave_nothing_leave_nothing(
     with server_process(tmp_path) as running:
         slope, n_requests = _soak(running, iter(trials))
         assert slope <= _bound(n_requests), (slope, n_requests)
-        assert running.status() == 200
+        running.wait_ready()
 
 
 @pytest.mark.reliability("L2", t1=30, t2=200, t3=1_000, least=30)

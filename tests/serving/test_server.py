@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import http.client
-import json
-import os
 import signal
 import socket
 import ssl
@@ -16,6 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from process_rig import server_process
 from serving_rig import GOLDEN, payment, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
@@ -186,36 +185,17 @@ def test_every_code_has_a_status_in_both_protocols() -> None:
     assert all(name in grpc.StatusCode.__members__ for name in GRPC_STATUS.values())
 
 
-def _start(folder: Path, *options: str) -> tuple[subprocess.Popen[str], dict[str, object]]:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "sentinel.cli", "serve", str(GOLDEN / "payments-1.2.0")),
-            *("--unapproved", "--json", "--http-port", "0", "--grpc-port", "0"),
-            *("--metrics-port", "0", "--quarantine", str(folder / "quarantine"), *options),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "SENTINEL_SERVE_DRAIN_NOTICE_S": "5"},
-    )
-    assert process.stdout is not None
-    return process, json.loads(process.stdout.readline())
-
-
 @pytest.mark.reliability("F12")
 def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: Path) -> None:
     """Whatever the end cuts off was not begun: the log of decisions is what callers were told.
 
     A thousand events a request, so that some of them are in the model when the end begins.
     """
-    process, addresses = _start(tmp_path, "--log", str(tmp_path / "log"))
-    port, metrics_port = int(str(addresses["http_port"])), int(str(addresses["metrics_port"]))
     faults: list[str] = []
     answered: list[int] = []
     is_over = threading.Event()
 
-    def ask(number: int) -> None:
+    def ask(port: int, number: int) -> None:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as link:
             ask_until_the_end(number, link)
 
@@ -244,36 +224,24 @@ def test_sigterm_under_load_turns_readiness_first_and_loses_no_answer(tmp_path: 
             if response.will_close:
                 return
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
-    try:
-        wait_until(lambda: _status(port, "/v2/health/ready") == 200)
+    options = ("--log", str(tmp_path / "log"))
+    with server_process(tmp_path, *options, SENTINEL_SERVE_DRAIN_NOTICE_S="5") as running:
+        threads = [
+            threading.Thread(target=ask, args=(running.http_port, number)) for number in range(4)
+        ]
         for thread in threads:
             thread.start()
         wait_until(lambda: sum(answered) > 0)
-        process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)
         is_over.set()
-        wait_until(lambda: _status(metrics_port, "/v2/health/ready") == 503)
+        wait_until(lambda: running.status() == 503)
         for thread in threads:
             thread.join(90)
-        assert process.wait(90) == 0, process.stderr.read() if process.stderr else ""
-    finally:
-        process.kill()
-        process.communicate()
+        assert running.process.wait(90) == 0, running.stderr.read_text()
     assert not faults
     assert sum(answered) > 0
     log = segment_paths(tmp_path / "log")
     assert sum(read_metadata(path).n_records for _, path in log) == sum(answered)
-
-
-def _status(port: int, path: str) -> int:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        link.request("GET", path)
-        return link.getresponse().status
-    except OSError:
-        return 0
-    finally:
-        link.close()
 
 
 @pytest.mark.reliability("F14")
@@ -289,7 +257,7 @@ def test_a_server_that_cannot_start_says_one_sentence(tmp_path: Path) -> None:
             text=True,
             cwd=tmp_path,
             check=False,
-            timeout=60,
+            timeout=120,
         )
     assert done.returncode not in {0, 1}
     assert done.stderr.startswith("sentinel: address-unusable: ")

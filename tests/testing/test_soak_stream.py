@@ -7,11 +7,8 @@ workers that end and begin again are in every round.
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import itertools
 import json
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ from random import Random
 
 import psutil
 import pytest
+from tests.memory_rig import taken_bytes, theil_sen
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.embedded import Durability
@@ -155,30 +153,7 @@ class Soak:
 
     def kept_bytes(self) -> int:
         """Bytes that are taken from the C library, but for the state of the engine."""
-        taken = _mallinfo2()
-        return taken.uordblks + taken.hblkhd - self.state.store.state_bytes
-
-
-class MallInfo(ctypes.Structure):
-    """What ``mallinfo2`` of the C library gives: exact, and blind to pages not yet touched."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-_mallinfo2 = ctypes.CDLL(None).mallinfo2
-_mallinfo2.restype = MallInfo
-
-
-def theil_sen(points: list[tuple[int, int]]) -> float:
-    """Return the median of the slopes of all pairs."""
-    pairs = itertools.combinations(points, 2)
-    return statistics.median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairs)
+        return taken_bytes() - self.state.store.state_bytes
 
 
 @pytest.mark.reliability("L1", "L3", "L4", t1=40, t2=2_000, t3=20_000, least=40)
