@@ -61,6 +61,19 @@ def payment(event_id: str | None = None, **fields: object) -> bytes:
     return json.dumps(event).encode()
 
 
+def payments(prefix: str) -> Callable[[int], bytes]:
+    """Return what writes the payments of a load, by their numbers: quick, of this moment."""
+    stamp = time.time_ns() // 1_000_000
+
+    def body(number: int) -> bytes:
+        return (
+            f'{{"payment_id":"{prefix}{number}","paid_at":{stamp},"card_id":"c{number % 50}",'
+            '"amount":19.56,"channel":"chip"}'
+        ).encode()
+
+    return body
+
+
 def verdict(verdict_id: str) -> bytes:
     """Write feedback that keeps its contract, of this moment."""
     now_ms = time.time_ns() // 1_000_000

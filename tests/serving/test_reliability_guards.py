@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from serving_rig import Served, payment, served
+from serving_rig import Served, payment, payments, served
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.doors.grpc_messages import message
@@ -127,15 +127,12 @@ def _who(line: bytes) -> str:
 def _traffic(
     running: Served, kind: str, *, n_bad_of_ten: int = 0, source: str = "127.0.0.1"
 ) -> Traffic:
-    stamp = time.time_ns() // 1_000_000
+    good = payments(kind)
 
     def body(number: int) -> bytes:
         if number % 10 < n_bad_of_ten:
             return b'{"payment_id": 7, "nonsense": true}'
-        return (
-            f'{{"payment_id":"{kind}{number}","paid_at":{stamp},"card_id":"c{number % 50}",'
-            '"amount":19.56,"channel":"chip"}'
-        ).encode()
+        return good(number)
 
     return Traffic(port=running.addresses.http_port, path="/v1/score", body=body, source=source)
 

@@ -293,7 +293,7 @@ def test_a_release_that_is_half_there_opens_no_door(tmp_path: Path, lost: str) -
         text=True,
         cwd=tmp_path,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode not in {0, 1}
     assert done.stderr.startswith("sentinel: ")

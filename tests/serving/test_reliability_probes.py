@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from process_rig import ServerProcess, server_process
-from serving_rig import payment, served
+from serving_rig import payment, payments, served
 
 from sentinel.core import limits
 from sentinel.testing.load_generator import LoadReport, Schedule, Traffic, put_load
@@ -54,12 +54,8 @@ def _probe(ports: tuple[int, int]) -> Counter[int]:
 
 
 def _score(running: ServerProcess, trial: int) -> LoadReport:
-    stamp = time.time_ns() // 1_000_000
-
-    def body(number: int) -> bytes:
-        return payment(f"probed-{trial}-{number}", paid_at=stamp, card_id=f"c{number % 50}")
-
     schedule = Schedule(rate=100, seconds=SECONDS, deadline_ms=5_000, connections_max=16)
+    body = payments(f"probed-{trial}-")
     return put_load(Traffic(port=running.http_port, path="/v1/score", body=body), schedule)
 
 

@@ -19,23 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 from process_rig import ServerProcess, freeze, server_process
-from serving_rig import GOLDEN, payment
+from serving_rig import GOLDEN, payment, payments
 
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
 from sentinel.testing import wait_until
 from sentinel.testing.load_generator import LoadReport, Schedule, Traffic, put_load
-
-
-def _traffic(running: ServerProcess, kind: str) -> Traffic:
-    stamp = time.time_ns() // 1_000_000
-
-    def body(number: int) -> bytes:
-        return (
-            f'{{"payment_id":"{kind}{number}","paid_at":{stamp},"card_id":"c{number % 50}",'
-            '"amount":19.56,"channel":"chip"}'
-        ).encode()
-
-    return Traffic(port=running.http_port, path="/v1/score", body=body)
 
 
 def _put_while(running: ServerProcess, kind: str, act: object, *, seconds: float) -> LoadReport:
@@ -49,9 +37,8 @@ def _put_while(running: ServerProcess, kind: str, act: object, *, seconds: float
         connections_max=16,
         connection_wait_ms=1_000,
     )
-    thread = threading.Thread(
-        target=lambda: found.append(put_load(_traffic(running, kind), schedule))
-    )
+    traffic = Traffic(port=running.http_port, path="/v1/score", body=payments(kind))
+    thread = threading.Thread(target=lambda: found.append(put_load(traffic, schedule)))
     thread.start()
     time.sleep(seconds / 3)
     act()  # type: ignore[operator]
