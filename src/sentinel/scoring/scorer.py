@@ -183,7 +183,8 @@ class Scorer:
         """Decide known events the whole way, in an engine of their own, and keep nothing of it.
 
         Live state, counts and sinks stay as they are; the champion, its guards and the times of
-        stages are the live ones. What a decision needs is compiled and loaded by it, so before the first that counts.
+        stages are the live ones. What a decision needs is compiled and loaded by it, so before the
+        first that counts.
         """
         self._check_open()
         matrix = Engine(self.parts.plan).advance(decoded.events)
