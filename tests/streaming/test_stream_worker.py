@@ -429,8 +429,8 @@ def test_partitions_of_a_killed_worker_are_taken_over_with_their_state(
     assert all(len(found) == 1 for found in decisions.values())
 
 
-SESSION_S = 3.0
-"""Short, so that a worker can be frozen for three of them often; shorter, none gets a share."""
+SESSION_S = 6.0
+"""Short, so that a worker can be frozen for three of them; shorter, none gets a share for sure."""
 
 
 @dataclass
@@ -448,7 +448,7 @@ class Pair:
         order = {
             "group": "frozen-" + stream.events,
             "job": {"partition_key": "card_id"},
-            "client": {"session.timeout.ms": int(1000 * SESSION_S), "heartbeat.interval.ms": 300},
+            "client": {"session.timeout.ms": int(1000 * SESSION_S), "heartbeat.interval.ms": 500},
         }
         return cls(stream, [stream.start(**order), stream.start(**order)])
 
@@ -476,7 +476,8 @@ class Pair:
         assert all(report["deduplicated"] == 0 for report in reports)
 
 
-@pytest.mark.reliability("C5", t1=10, t2=100, t3=500)
+@pytest.mark.timeout(900)
+@pytest.mark.reliability("C5", t1=6, t2=100, t3=500)
 def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(
     case: Case, cluster: Cluster, tmp_path: Path, trials
 ) -> None:
@@ -503,7 +504,6 @@ def test_a_frozen_worker_keeps_its_partitions_until_it_lets_go(
 
         side_by_side(trials, n_pairs, freeze)
         assert all(pair.n_withheld > 0 for pair in pairs), "who was frozen had no partition"
-        time.sleep(1)
         for pair in pairs:
             pair.end()
 
