@@ -217,7 +217,9 @@ class MemoryDisk:
         return disk
 
 
-def surviving(written: bytes, durable: bytes, keep: float, rng: Random) -> bytes:
+def surviving(
+    written: bytes, durable: bytes, keep: float, rng: Random, *, has_holes: bool = True
+) -> bytes:
     """Return what a power cut leaves of a file: what was synced, all, or a torn part of the rest.
 
     Parameters
@@ -227,6 +229,8 @@ def surviving(written: bytes, durable: bytes, keep: float, rng: Random) -> bytes
     keep : float in [0, 1]
         Probability that more than what was synced survives.
     rng : Random
+    has_holes : bool
+        Whether a part of the rest may be missing in its middle too.
     """
     if written == durable or rng.random() >= keep:
         return durable
@@ -235,7 +239,7 @@ def surviving(written: bytes, durable: bytes, keep: float, rng: Random) -> bytes
     start = len(durable)
     length = rng.randint(start, len(written))
     survivor = bytearray(written[:length])
-    if length - start > 16 and rng.random() < 0.5:
+    if has_holes and length - start > 16 and rng.random() < 0.5:
         # A page that never reached the disk reads as zeros.
         hole = rng.randrange(start, length)
         survivor[hole : hole + 512] = bytes(len(survivor[hole : hole + 512]))

@@ -113,7 +113,8 @@ def power_cut(disk: PowerCutDisk, folder: Path, seed: int) -> int:
     held = store.position("Payment")
     disk.cut_after(0)
     server.kill()
-    disk.restore(keep=rng.choice([0.0, 0.3, 0.7]), seed=seed)
+    # The log of Redis has no checksums: what a missing page does to it is Redis's (docs/stores.md).
+    disk.restore(keep=rng.choice([0.0, 0.3, 0.7]), seed=seed, has_holes=False)
     server.start()
     resumed = opened(server.url)
     n_lost = held - resumed.position("Payment")
