@@ -139,7 +139,7 @@ def test_a_stream_without_end_is_answered_message_by_message_in_order(
     channel: grpc.Channel, trials: Iterator[int]
 ) -> None:
     kind = message("sentinel.v1", "ScoreRequest")
-    names = [f"stream-{os.getpid()}-{number}" for number in trials]
+    names = [f"s{os.getpid()}-{number}" for number in trials]  # 16 bytes at most
     requests = (kind(events=[payment(name)]).SerializeToString() for name in names)
     call = channel.stream_stream("/sentinel.v1.Scoring/ScoreStream")(requests, timeout=120)
     answers = [message("sentinel.v1", "ScoreResponse").FromString(content) for content in call]
