@@ -167,6 +167,11 @@ def test_state_can_be_looked_at_checked_and_compacted(
     assert seen["snapshots"][0]["n_events"] == 500
     assert seen["snapshots"][0]["positions"] == {"few.ndjson/0": 500}
     assert run("store", "verify", "state").returncode == ExitCode.OK
+    last = max((tmp_path / "state").glob("wal-*"))
+    last.write_bytes(last.read_bytes()[:-7])
+    torn = run("store", "verify", "state")
+    assert torn.returncode == ExitCode.OK, "a crash leaves such an end; " + torn.stdout
+    assert "as a crash leaves them" in torn.stdout
     compacted = run("store", "compact", "state", "--release", str(world[0]), "--unapproved")
     assert compacted.returncode == ExitCode.OK, compacted.stderr
     (snapshot,) = sorted((tmp_path / "state").glob("snapshot-*"))[-1:]
@@ -176,6 +181,9 @@ def test_state_can_be_looked_at_checked_and_compacted(
     refused = run("store", "verify", "state")
     assert refused.returncode == ExitCode.INPUT
     assert snapshot.name in refused.stdout
+    damaged = run("store", "inspect", "state", "--json")
+    assert damaged.returncode == ExitCode.INPUT
+    assert json.loads(damaged.stdout)["snapshots"][0]["n_bytes"] == len(content)
     nowhere = run("store", "inspect", "nowhere")
     assert nowhere.returncode == ExitCode.FILE
     assert "file-missing: nowhere: expected a folder of feature state" in nowhere.stderr

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sentinel.features.stores.embedded.inspection import SnapshotReport, StoreReport
+    from sentinel.features.stores.embedded.write_ahead_log import SegmentReport
 
 group = typer.Typer(no_args_is_help=True, help="Look at durable feature state, check, compact.")
 
@@ -32,12 +33,18 @@ def register(app: typer.Typer) -> None:
 @group.command(
     epilog=options.examples("sentinel store inspect state", "sentinel store inspect state --json")
 )
-def inspect(folder: Folder, as_json: options.AsJson = False) -> None:
-    """Show snapshots, log segments, entities, bytes an entity and source positions."""
+def inspect(folder: Folder, as_json: options.AsJson = False) -> ExitCode:
+    """Show snapshots, log segments, entities, bytes an entity and source positions.
+
+    Entities and positions are those of the newest snapshot. Exit code 4 when a file is damaged.
+    """
     report = _look(folder)
     output = Output(as_json=as_json)
     output.document(_data(report))
     output.show(*_page(folder, report))
+    if not any(not part.fault for part in report.snapshots):
+        output.note("Without a whole snapshot: entities and positions are in the log alone.")
+    return ExitCode.INPUT if report.faults else ExitCode.OK
 
 
 @group.command(epilog=options.examples("sentinel store verify state"))
@@ -53,7 +60,12 @@ def verify(folder: Folder, as_json: options.AsJson = False) -> ExitCode:
         output.show(table("Faults", ["what is wrong"], [(fault,) for fault in report.faults]))
         return ExitCode.INPUT
     n_files = len(report.snapshots) + len(report.segments)
-    output.show(pairs(str(folder), {"files": n_files, "faults": "none"}))
+    facts: dict[str, object] = {"files": n_files, "faults": "none"}
+    if report.n_bytes_torn:
+        facts["unfinished"] = (
+            f"{report.n_bytes_torn:,} bytes of the log's end, as a crash leaves them"
+        )
+    output.show(pairs(str(folder), facts))
     return ExitCode.OK
 
 
@@ -121,6 +133,7 @@ def _data(report: StoreReport) -> dict[str, object]:
     import msgspec
 
     return {
+        "n_bytes_torn": report.n_bytes_torn,
         "snapshots": [msgspec.to_builtins(part) for part in report.snapshots],
         "segments": [msgspec.to_builtins(part) for part in report.segments],
     }
@@ -135,11 +148,17 @@ def _page(folder: Path, report: StoreReport) -> list[RenderableType]:
         (part.name, part.n_bytes, part.sequence, part.fault or "whole") for part in report.snapshots
     ]
     rows += [
-        (part.name, part.n_bytes, f"{part.first}–{part.last}", part.fault or "whole")
+        (part.name, part.n_bytes, f"{part.first}–{part.last}", _state(part))
         for part in report.segments
     ]
     page.append(table("Files", ["file", "bytes", "records", "state"], rows))
     return page
+
+
+def _state(segment: SegmentReport) -> str:
+    if segment.n_bytes_torn:
+        return f"the next start cuts {segment.n_bytes_torn:,} bytes off its end"
+    return segment.fault or "whole"
 
 
 def _facts(snapshot: SnapshotReport) -> dict[str, object]:

@@ -18,7 +18,7 @@ FOLDER = Path("state")
 IDENTITY = bytes(range(32))
 
 
-def folder_of_state() -> MemoryDisk:
+def folder_of_state(*, syncs: bool = False) -> MemoryDisk:
     disk = MemoryDisk()
     disk.make_folder(FOLDER)
     registers = np.zeros(R_COUNT, dtype=np.int64)
@@ -27,10 +27,10 @@ def folder_of_state() -> MemoryDisk:
     values = {"position/2/payments": 10, "n_feedback_duplicates": 0}
     arrays = {"registers": registers, "places": np.zeros((16, 2), dtype=np.int64)}
     write_snapshot(disk, FOLDER, Snapshot(IDENTITY, 2, 1, values, arrays))
-    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
+    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY, syncs=syncs)
     for i in range(3):
-        log.append(1, bytes([i]))
-    log.commit()
+        log.append(1, bytes([i]) * 30)
+        log.commit()
     return disk
 
 
@@ -45,16 +45,49 @@ def test_report_names_entities_bytes_positions_and_records() -> None:
     assert report.faults == ()
 
 
+def change(disk: MemoryDisk, name: str, content: bytes) -> None:
+    disk.remove(FOLDER / name)
+    disk.create(FOLDER / name).write(content)
+
+
 def test_every_damaged_file_is_named() -> None:
-    disk = folder_of_state()
+    disk = folder_of_state(syncs=True)
     for name in disk.names(FOLDER):
         content = disk.read(FOLDER / name)
-        disk.remove(FOLDER / name)
-        disk.create(FOLDER / name).write(content[:-1])
+        middle = len(content) // 2
+        change(disk, name, content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     report = look_at_store(FOLDER, disk)
     assert len(report.faults) == 2
     for part in (*report.snapshots, *report.segments):
         assert any(part.name in fault for fault in report.faults)
+        assert part.n_bytes > 100, "damaged, and no smaller"
+
+
+@pytest.mark.parametrize("n_lost", [1, 30, 10_000])
+def test_an_end_that_the_next_start_cuts_off_is_no_damage(n_lost: int) -> None:
+    """What is looked at and what is recovered are judged by one rule."""
+    disk = folder_of_state(syncs=True)
+    (name,) = (name for name in disk.names(FOLDER) if name.startswith("wal-"))
+    left = disk.read(FOLDER / name)[:-n_lost] or disk.read(FOLDER / name)[:10]
+    change(disk, name, left)
+    report = look_at_store(FOLDER, disk)
+    assert report.faults == ()
+    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
+    assert len(list(log.recover(after=0))) == report.segments[0].last
+    assert log.torn_tail is not None
+    assert log.torn_tail.n_bytes == report.n_bytes_torn > 0
+    assert look_at_store(FOLDER, disk).n_bytes_torn == 0
+
+
+def test_an_unfinished_record_before_another_segment_is_damage() -> None:
+    disk = folder_of_state(syncs=True)
+    (name,) = (name for name in disk.names(FOLDER) if name.startswith("wal-"))
+    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
+    assert len(list(log.recover(after=0))) == 3
+    log.append(1, b"more")
+    log.commit()
+    change(disk, name, disk.read(FOLDER / name)[:-1])
+    assert [name in fault for fault in look_at_store(FOLDER, disk).faults] == [True]
 
 
 def test_looking_changes_nothing() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from sentinel.core.disk import Disk, SystemDisk
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.layout import R_ARENA, R_ENTITIES, R_EVENTS, R_LIVING, R_NOW
+from sentinel.features.stores.embedded.boot_mark import BootMark
 from sentinel.features.stores.embedded.snapshot import Snapshot, read_snapshot, snapshot_paths
 from sentinel.features.stores.embedded.write_ahead_log import (
     SegmentReport,
-    look_at_segment,
+    look_at_segments,
     segment_paths,
 )
 
@@ -62,6 +63,11 @@ class StoreReport:
     segments: tuple[SegmentReport, ...]
 
     @property
+    def n_bytes_torn(self) -> int:
+        """Bytes at the end of the log that the next start cuts off."""
+        return sum(part.n_bytes_torn for part in self.segments)
+
+    @property
     def faults(self) -> tuple[str, ...]:
         """Everything that is wrong."""
         found = [part.fault for part in self.snapshots] + [part.fault for part in self.segments]
@@ -93,7 +99,9 @@ def look_at_store(folder: Path, disk: Disk | None = None) -> StoreReport:
         raise _missing(folder, "a folder without snapshot and log")
     return StoreReport(
         snapshots=tuple(_look_at_snapshot(disk, path) for path in snapshots),
-        segments=tuple(look_at_segment(disk, path) for path in segments),
+        segments=tuple(
+            look_at_segments(disk, folder, is_same_boot=BootMark(folder, disk.boot_id()).is_same)
+        ),
     )
 
 
@@ -109,10 +117,19 @@ def _look_at_snapshot(disk: Disk, path: Path) -> SnapshotReport:
         snapshot = read_snapshot(disk, path, identity=None)
     except SentinelError as error:
         return SnapshotReport(
-            name=path.name, n_bytes=0, sequence=sequence, identity="", n_entities=0, n_rows=0,
-            n_events=0, bytes_per_entity=0.0, now_ms=0, positions={}, fault=str(error),
+            name=path.name, n_bytes=_size(disk, path), sequence=sequence, identity="",
+            n_entities=0, n_rows=0, n_events=0, bytes_per_entity=0.0, now_ms=0, positions={},
+            fault=str(error),
         )  # fmt: skip
     return _describe(path, snapshot)
+
+
+def _size(disk: Disk, path: Path) -> int:
+    """Count the bytes of a file that may be damaged; 0 where it cannot be read at all."""
+    try:
+        return len(disk.read(path))
+    except OSError:
+        return 0
 
 
 def _describe(path: Path, snapshot: Snapshot) -> SnapshotReport:

@@ -195,6 +195,67 @@ def _check_head(content: bytes, path: Path, identity: bytes | None) -> tuple[int
     return version, epoch, first_sequence
 
 
+class _Segment:
+    """One segment as it was found: the one rule of what is torn and what is damaged.
+
+    Attributes
+    ----------
+    offset : int
+        Where whole records end, once they were all read.
+    n_bytes_torn, n_bytes_fenced : int
+        Behind it: an unfinished write; what an owner wrote that had been replaced.
+    """
+
+    def __init__(
+        self, disk: Disk, path: Path, following: Path | None, *, is_same_boot: bool
+    ) -> None:
+        self.path = path
+        self.content = disk.read(path)
+        self.offset = self.n_bytes_torn = self.n_bytes_fenced = 0
+        self._end = None if following is None else _first_of(following)
+        self._is_same_boot = is_same_boot
+
+    def has_head(self) -> bool:
+        """Whether there is more than an unfinished head, which only the last segment may be."""
+        if len(self.content) > HEAD_BYTES or _is_head(self.content):
+            return True
+        if self._end is not None:
+            raise _corrupt(self.path, 0, "a segment head", f"{len(self.content)} bytes of another")
+        self.n_bytes_torn = len(self.content)
+        return False
+
+    def head(self, identity: bytes | None) -> tuple[int, int, int]:
+        """Return format, epoch and first sequence, or raise."""
+        return _check_head(self.content, self.path, identity)
+
+    def records(self, head: tuple[int, int, int]) -> Iterator[WalRecord]:
+        """Yield the whole records up to the first sequence of the next segment."""
+        version, epoch, next_sequence = head
+        self.offset = HEAD_BYTES
+        while self.offset < len(self.content):
+            if next_sequence == self._end:
+                # Of an owner that was frozen, replaced, and woke: its successor began here.
+                self.n_bytes_fenced = len(self.content) - self.offset
+                return
+            decoded = _decode_record(self.content, self.offset, version)
+            if decoded is None:
+                if not self._is_torn(next_sequence, version):
+                    raise _corrupt(self.path, self.offset, "a whole record", "a damaged one")
+                self.n_bytes_torn = len(self.content) - self.offset
+                return
+            record, following = decoded
+            if version > 1 and record.epoch != epoch:
+                raise _corrupt(self.path, self.offset, f"a record of epoch {epoch}", record.epoch)
+            self.offset = following
+            next_sequence = record.sequence + 1
+            yield record
+
+    def _is_torn(self, next_sequence: int, version: int) -> bool:
+        return self._end is None and not _was_whole(
+            self.content, self.offset, next_sequence, version, is_same_boot=self._is_same_boot
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentReport:
     """What is in a segment.
@@ -205,6 +266,8 @@ class SegmentReport:
     n_bytes : int
     first, last : int
         Sequences; ``last`` is ``first - 1`` for an empty segment.
+    n_bytes_torn : int
+        Of a write at its end that a crash interrupted: the next start cuts them off.
     fault : str
         What is wrong with it; empty for nothing.
     """
@@ -213,28 +276,36 @@ class SegmentReport:
     n_bytes: int
     first: int
     last: int
+    n_bytes_torn: int
     fault: str
 
 
-def look_at_segment(disk: Disk, path: Path) -> SegmentReport:
-    """Read a segment of any feature set, changing nothing."""
-    content = disk.read(path)
-    first = _first_of(path)
+def look_at_segments(disk: Disk, folder: Path, *, is_same_boot: bool) -> list[SegmentReport]:
+    """Read the segments of any feature set as a recovery reads them, changing nothing."""
+    paths = segment_paths(disk, folder)
+    return [
+        _look_at(_Segment(disk, path, following, is_same_boot=is_same_boot))
+        for path, following in zip(paths, [*paths[1:], None][: len(paths)], strict=True)
+    ]
+
+
+def _look_at(segment: _Segment) -> SegmentReport:
+    first = _first_of(segment.path)
     last, fault = first - 1, ""
     try:
-        if len(content) < HEAD_BYTES:
-            raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes")
-        version, _, _ = _check_head(content, path, None)
-        offset = HEAD_BYTES
-        while offset < len(content):
-            decoded = _decode_record(content, offset, version)
-            if decoded is None:
-                raise _corrupt(path, offset, "a whole record", "a damaged or unfinished one")
-            record, offset = decoded
-            last = record.sequence
+        if segment.has_head():
+            for record in segment.records(segment.head(None)):
+                last = record.sequence
     except SentinelError as error:
         fault = str(error)
-    return SegmentReport(name=path.name, n_bytes=len(content), first=first, last=last, fault=fault)
+    return SegmentReport(
+        name=segment.path.name,
+        n_bytes=len(segment.content),
+        first=first,
+        last=last,
+        n_bytes_torn=segment.n_bytes_torn,
+        fault=fault,
+    )
 
 
 class WriteAheadLog:
@@ -299,9 +370,8 @@ class WriteAheadLog:
         self.sequence = after
         paths = self._segments_behind(after)
         self._recovered = list(paths)
-        ends = [_first_of(path) for path in paths[1:]]
-        for path, end in zip(paths, [*ends, None][: len(paths)], strict=True):
-            for record in self._read_segment(path, end):
+        for path, following in zip(paths, [*paths[1:], None][: len(paths)], strict=True):
+            for record in self._read_segment(path, following):
                 if record.sequence <= after:
                     continue
                 if record.sequence != self.sequence + 1:
@@ -328,40 +398,17 @@ class WriteAheadLog:
             hint="A segment or a snapshot is missing: restore it, or replay the source.",
         )
 
-    def _read_segment(self, path: Path, end: int | None) -> Iterator[WalRecord]:
-        """Read a segment up to the first sequence of the next; ``end`` None for the last one."""
-        content = self._disk.read(path)
-        if len(content) <= HEAD_BYTES and not _is_head(content):
-            if end is not None:
-                raise _corrupt(path, 0, "a segment head", f"{len(content)} bytes of another")
-            self._cut(path, 0, len(content))
-            return
-        version, epoch, first_sequence = _check_head(content, path, self._identity)
-        self.epoch_found = max(self.epoch_found, epoch)
-        if first_sequence > self.sequence + 1:
-            raise self._gap(path, self.sequence + 1, first_sequence)
-        offset = HEAD_BYTES
-        next_sequence = first_sequence
-        while offset < len(content):
-            if next_sequence == end:
-                # Of an owner that was frozen, replaced, and woke: its successor began here.
-                self.n_bytes_fenced += len(content) - offset
-                return
-            decoded = _decode_record(content, offset, version)
-            if decoded is None:
-                is_torn = end is None and not _was_whole(
-                    content, offset, next_sequence, version, is_same_boot=self._is_same_boot
-                )
-                if not is_torn:
-                    raise _corrupt(path, offset, "a whole record", "a damaged one")
-                self._cut(path, offset, len(content) - offset)
-                return
-            record, following = decoded
-            if version > 1 and record.epoch != epoch:
-                raise _corrupt(path, offset, f"a record of epoch {epoch}", record.epoch)
-            offset = following
-            next_sequence = record.sequence + 1
-            yield record
+    def _read_segment(self, path: Path, following: Path | None) -> Iterator[WalRecord]:
+        segment = _Segment(self._disk, path, following, is_same_boot=self._is_same_boot)
+        if segment.has_head():
+            head = segment.head(self._identity)
+            self.epoch_found = max(self.epoch_found, head[1])
+            if head[2] > self.sequence + 1:
+                raise self._gap(path, self.sequence + 1, head[2])
+            yield from segment.records(head)
+            self.n_bytes_fenced += segment.n_bytes_fenced
+        if segment.n_bytes_torn or not segment.offset:
+            self._cut(path, segment.offset, segment.n_bytes_torn)
 
     def _cut(self, path: Path, offset: int, n_bytes: int) -> None:
         self.torn_tail = TornTail(path, offset, n_bytes)
