@@ -245,6 +245,41 @@ def test_no_password_in_an_address_is_shown(run: Run, release: Path) -> None:
     assert "hunter2" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("e", "e", "q"), ("e", "d", "e"), ("e", "d", "d")],
+    ids=["decisions-are-events", "refusals-are-events", "refusals-are-decisions"],
+)
+def test_a_worker_does_not_read_what_it_writes(
+    run: Run, release: Path, mock: MockKafka, names: tuple[str, str, str]
+) -> None:
+    events, decisions, quarantine = names
+    ended = run(
+        *flags(release, mock.bootstrap, events=events, decisions=decisions, quarantine=quarantine)
+    )
+    assert ended.returncode == ExitCode.USAGE
+    assert "expected a topic of its own" in ended.stderr
+
+
+def test_a_state_does_not_lie_among_topics(run: Run, release: Path, tmp_path: Path) -> None:
+    for name in ("e", "d", "q"):
+        run("file-log", "create", "topics", "--topic", name)
+    named = ("--events", "e", "--decisions", "d", "--quarantine", "q")
+    ended = run(
+        "stream",
+        str(release),
+        "--unapproved",
+        *named,
+        "--source",
+        "file-log:topics",
+        "--store",
+        "embedded:topics/state",
+    )
+    assert ended.returncode == ExitCode.USAGE
+    assert "which holds topics" in ended.stderr
+    assert not (tmp_path / "topics" / "state").exists()
+
+
 def test_a_topic_that_does_not_exist_is_named(run: Run, release: Path, mock: MockKafka) -> None:
     ended = run(*flags(release, mock.bootstrap, decisions="nowhere"))
     assert ended.returncode == ExitCode.INPUT

@@ -118,7 +118,7 @@ def test_a_worker_starts_through_errors_that_pass(
     stream = Stream(Cluster(mock.bootstrap, mock), case.release, tmp_path)
     first = [
         (METADATA, LEADER_NOT_AVAILABLE),
-        (LIST_OFFSETS, LEADER_NOT_AVAILABLE),
+        (LIST_OFFSETS, NOT_LEADER),
         (FIND_COORDINATOR, COORDINATOR_LOADING),
         (JOIN_GROUP, COORDINATOR_LOADING),
         (SYNC_GROUP, COORDINATOR_LOADING),

@@ -55,6 +55,24 @@ def balance(rig: Rig) -> dict[str, int]:
     }
 
 
+def test_partitions_read_at_different_times_of_their_events_are_a_trouble(
+    rig: Rig, lines: list[bytes]
+) -> None:
+    """Events too late for a window are scored and not applied: nobody is left to find out alone."""
+    rig.start()
+    half = len(lines) // 2
+    rig.send(lines[half:], at=0)
+    rig.drain()
+    rig.send(lines[:half], at=1)
+    rig.drain()
+    assert rig.worker is not None
+    assert rig.scorer is not None
+    n_late = rig.scorer.counts().late
+    assert n_late > len(lines) // 100
+    causes = rig.worker.finish().causes
+    assert [cause for cause in causes if f"{n_late:,} of" in cause and "partitions" in cause]
+
+
 @pytest.mark.reliability("C1", t1=20, t2=500, t3=5_000)
 def test_the_same_log_read_again_from_anywhere_changes_nothing(
     rig: Rig, lines: list[bytes], trials

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sentinel.core.clock import Clock
+from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.embedded import Durability
 from sentinel.monitoring import Metrics
 from sentinel.release import LoadedRelease
@@ -46,9 +47,17 @@ def open_file_log_worker(
     Raises
     ------
     SentinelError
-        ``stream-topic-missing``, ``stream-partition-key``; what opening a scorer raises.
+        ``stream-topic-missing``, ``stream-partition-key``; ``usage-invalid`` for a state in the
+        folder of the log; what opening a scorer raises.
     """
     check_partition_key(loaded.parts.plan, job.partition_key)
+    if job.state.resolve().is_relative_to(folder.resolve()):
+        raise SentinelError(
+            ErrorCode.USAGE_INVALID,
+            at=str(job.state),
+            expected="a folder of the state's own",
+            got=f"one within {folder}, which holds topics",
+        )
     with ExitStack() as stack:
         events = FileLog(folder, job.events, with_keys=job.partition_key is not None)
         stack.callback(events.close)

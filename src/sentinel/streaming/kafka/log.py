@@ -74,12 +74,26 @@ class KafkaLog:
         SentinelError
             ``stream-failed``.
         """
-        where = kafka.TopicPartition(self.topic, partition)
-        low, high = ask(
-            f"{self.topic}/{partition}",
-            lambda timeout_s: self._client.get_watermark_offsets(where, timeout=timeout_s),
+        return Ends(
+            self._ask_offset(partition, kafka.OFFSET_BEGINNING),
+            self._ask_offset(partition, kafka.OFFSET_END),
         )
-        return Ends(low, high)
+
+    def _ask_offset(self, partition: int, end: int) -> int:
+        """Ask for one end of a partition.
+
+        The client's own question for both (``get_watermark_offsets``) tells the last offset twice
+        where one of its two requests fails and the other does not.
+        """
+        asked = [kafka.TopicPartition(self.topic, partition, end)]
+
+        def question(timeout_s: float) -> int:
+            (found,) = self._client.offsets_for_times(asked, timeout=timeout_s)
+            if found.error is not None:
+                raise kafka.KafkaException(found.error)
+            return int(found.offset)
+
+        return ask(f"{self.topic}/{partition}", question)
 
     def known_end(self, partition: int) -> int:
         """Return the end that the last answers of the broker told."""

@@ -55,6 +55,12 @@ class StreamJob:
         Outputs that wait in the sink before reading pauses.
     drift : DriftSettings or None
         How drift from the release's reference is watched; None: the defaults.
+
+    Raises
+    ------
+    SentinelError
+        ``usage-invalid`` for a topic that is named twice: a worker that reads what it writes never
+        ends.
     """
 
     events: str
@@ -70,6 +76,19 @@ class StreamJob:
     snapshot_every_events: int = limits.SNAPSHOT_EVENTS
     n_waiting_max: int = limits.STREAM_WAITING_MAX
     drift: DriftSettings | None = None
+
+    def __post_init__(self) -> None:
+        named: dict[str, str] = {}
+        for role in ("events", "feedback", "decisions", "quarantine"):
+            topic = getattr(self, role)
+            if topic is not None and topic in named:
+                raise SentinelError(
+                    ErrorCode.USAGE_INVALID,
+                    at=f"--{role} {topic}",
+                    expected="a topic of its own",
+                    got=f"the topic of --{named[topic]}",
+                )
+            named[topic] = role
 
 
 def check_partition_key(plan: FeaturePlan, key: str | None) -> None:

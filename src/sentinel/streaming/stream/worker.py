@@ -44,6 +44,10 @@ from sentinel.streaming.stream.places import Places
 from sentinel.streaming.stream.shelf import OpensStates, Shelf
 from sentinel.streaming.stream.state import StreamState
 
+# Share of events that come too late for a window, beyond which a worker of several partitions says
+# so: events of one time are then read at very different times.
+_LATE_SHARE_MAX = 0.01
+
 
 def _nothing(step: Step) -> None:
     """Nobody looks."""
@@ -396,7 +400,17 @@ class StreamWorker:
 
     def _causes(self) -> tuple[str, ...]:
         """Say what is not as it should be."""
-        return (*self.always, *self._scorer.status().causes)
+        return (*self.always, *self._scorer.status().causes, *self._lateness())
+
+    def _lateness(self) -> list[str]:
+        """Say that partitions were read at different times of their events."""
+        counts = self._scorer.counts()
+        n_decided = counts.decided + counts.held
+        is_one = self._job.partition_key is not None or len(self._places.next) < 2
+        if is_one or counts.late <= _LATE_SHARE_MAX * n_decided:
+            return []
+        share = f"{counts.late:,} of {n_decided:,} events"
+        return [f"{share} came too late for a window: partitions are at different times"]
 
     def n_events_read(self) -> int:
         """Count the events of this run."""
