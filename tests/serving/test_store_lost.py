@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import tempfile
@@ -13,8 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import serving_rig
+from process_rig import server_process
 from serving_rig import Served, payment, served
 
+from sentinel.cli.exits import ExitCode
 from sentinel.features.stores.choice import parse_store
 from sentinel.features.stores.redis.store import RedisStore
 from sentinel.scoring.policy import StalePolicy
@@ -93,6 +96,36 @@ def test_events_are_held_where_the_policy_holds_stale_ones(
         running.wait_until(
             lambda: running.score(payment(f"back-{next(numbers)}")).json()["outcome"] != "held"
         )
+
+
+@pytest.mark.parametrize("fronts", [0, 1])
+def test_stop_while_redis_is_away_says_how_many_answers_the_state_never_learns_of(
+    redis: RedisServer, tmp_path: Path, fronts: int
+) -> None:
+    """One line, and not the exit code of an end at which all was well."""
+    options = ("--rehearsal", "--fronts", str(fronts), "--store", redis.url)
+    environment = {"SENTINEL_SERVE_RUN_FOLDER": str(tmp_path / "run")}
+    with server_process(tmp_path, *options, **environment) as running:
+        assert running.post(payment("known"))[0] == 200
+        lose(redis, is_killed=True)
+        for number in range(3):
+            assert running.post(payment(f"lost-{number}"), sentinel_timeout_ms="5000")[0] == 200
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(60) == ExitCode.DEGRADED
+        lines = [line for line in running.stderr.read_text().splitlines() if "never" in line]
+        assert [json.loads(line)["answers"] for line in lines] == [3]
+
+
+def test_stop_brings_what_waited_to_a_redis_that_is_back(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    with server_process(tmp_path, "--rehearsal", "--store", redis.url) as running:
+        lose(redis, is_killed=True)
+        assert running.post(payment("lost"), sentinel_timeout_ms="5000")[0] == 200
+        bring_back(redis, is_killed=True)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(60) == ExitCode.OK
+        assert "never" not in running.stderr.read_text()
 
 
 def lose(redis: RedisServer, *, is_killed: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sentinel.cli import config, options
+from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import load
 from sentinel.core.threads import require_threads, threads_to_serve
@@ -98,11 +99,13 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         ),
     ] = None,
     as_json: options.AsJson = False,
-) -> None:
+) -> ExitCode:
     """Serve a release over HTTP and gRPC until SIGTERM or Ctrl-C.
 
     Readiness is true once the release's canary has gone the whole way through the server's own
     door and come back right; it is asked again every few seconds.
+
+    Exit code 7 when answers never reached the state: its store was away until the end.
     """
     flags: dict[str, str | int | float | None] = {
         "serve_host": host,
@@ -136,11 +139,12 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     served = Served(release=folder, trust=trust, allow_unapproved=unapproved, releases=releases)
     try:
         if settings.n_fronts:
-            _serve_with_fronts(served, settings, configuration, output)
+            is_whole = _serve_with_fronts(served, settings, configuration, output)
         else:
-            _serve_alone(served, settings, configuration, output, lines)
+            is_whole = _serve_alone(served, settings, configuration, output, lines)
     finally:
         lines.close()
+    return ExitCode.OK if is_whole else ExitCode.DEGRADED
 
 
 def _serve_alone(
@@ -149,8 +153,8 @@ def _serve_alone(
     configuration: Configuration,
     output: Output,
     lines: LineHandler,
-) -> None:
-    """Serve with this process."""
+) -> bool:
+    """Serve with this process; say whether the state learned of every answer."""
     from sentinel.serving import ReleaseSource
     from sentinel.serving import serve as run_server
 
@@ -165,19 +169,19 @@ def _serve_alone(
         plane.metrics.watch_lines(lines)
         announce(output, addresses, loaded.manifest.label, str(loaded.standing))
 
-    run_server(loaded, settings, configuration, source=source, on_started=started)
+    return not run_server(loaded, settings, configuration, source=source, on_started=started)
 
 
 def _serve_with_fronts(
     served: Served, settings: ServerSettings, configuration: Configuration, output: Output
-) -> None:
-    """Serve with several processes, and watch them."""
+) -> bool:
+    """Serve with several processes, and watch them; returns as :func:`_serve_alone`."""
     from sentinel.serving.fronts.supervisor import supervise
 
     def started(addresses: Addresses, label: str, standing: str) -> None:
         announce(output, addresses, label, standing)
 
-    supervise(served, settings, configuration, on_started=started)
+    return supervise(served, settings, configuration, on_started=started)
 
 
 def settings_of(

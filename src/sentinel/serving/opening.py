@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from sentinel.contract import Quarantine
 from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.features.stores.choice import StoreKind, open_store
-from sentinel.features.stores.durable import DurableStore
+from sentinel.features.stores.durable import DurableStore, RemoteStore
 from sentinel.monitoring import (
     DecisionLog,
     DriftSettings,
@@ -26,6 +28,8 @@ from sentinel.serving.explanations.explanations import Explanations, Tap, watch
 from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER
 from sentinel.serving.releases.working_release import WorkingRelease
 from sentinel.serving.settings import ServerSettings
+
+_LOG = logging.getLogger("sentinel.serving")
 
 
 class LateSink:
@@ -119,6 +123,34 @@ class Opened:
         if self.log is None or self.loaded.parts.policy.decision_log != "block":
             return True
         return self.log.counts().queued < limits.LOG_QUEUE_RECORDS_MAX // 8
+
+    def settle(self) -> int:
+        """Bring to the state what waits for it, once nothing is scored any more.
+
+        A store that is away is asked for about a second whether it is back.
+
+        Returns
+        -------
+        int
+            Answers that the state never learns of; a line in the log says so.
+        """
+        engine: object = self.scorer.engine
+        if not isinstance(engine, RemoteStore):
+            return 0
+        from sentinel.features.stores.redis.store import RedisStore
+
+        if not isinstance(engine, RedisStore):
+            return 0
+        end_s = time.monotonic() + 2 * limits.STORE_TEND_S
+        while engine.n_backlog and time.monotonic() < end_s:
+            engine.tend()
+            time.sleep(limits.STORE_PAUSE_MS / 1000)
+        if engine.n_backlog:
+            _LOG.error(
+                "answers never reached the state",
+                extra={"answers": engine.n_backlog, "cause": engine.trouble},
+            )
+        return engine.n_backlog
 
 
 def open_parts(

@@ -64,7 +64,7 @@ def serve(
     *,
     source: ReleaseSource | None = None,
     on_started: Callable[[Addresses, Plane], None] | None = None,
-) -> None:
+) -> int:
     """Serve until a signal ends it; call it in the main thread.
 
     Parameters
@@ -76,6 +76,11 @@ def serve(
         Where releases stand that may take over.
     on_started : callable, optional
         Told the addresses once the doors are open.
+
+    Returns
+    -------
+    int
+        As :meth:`Server.run`.
 
     Raises
     ------
@@ -96,7 +101,7 @@ def serve(
         # Thousands of requests under way are no garbage; looking at them took a sixth of the time.
         gc.set_threshold(limits.COLLECTOR_OBJECTS_MIN)
         sys.setswitchinterval(limits.INTERPRETER_SWITCH_S)
-        uvloop.run(server.run(on_started))
+        return uvloop.run(server.run(on_started))
 
 
 class Server:
@@ -131,8 +136,13 @@ class Server:
         self._access = self._doorway.access
         self._health = Health()
 
-    async def run(self, on_started: Callable[[Addresses, Plane], None] | None = None) -> None:
+    async def run(self, on_started: Callable[[Addresses, Plane], None] | None = None) -> int:
         """Open the doors, serve, and end in order.
+
+        Returns
+        -------
+        int
+            Answers that the state never learns of: its store was away until the end.
 
         Raises
         ------
@@ -167,8 +177,9 @@ class Server:
             await self._serve(plane, self.swap, routes, operations, on_started)
         finally:
             self.swap.close()
-            batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
+            is_idle = batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
             operations.stop()
+        return self._opened.settle() if is_idle else 0
 
     def stop(self) -> None:
         """Begin the end; the second call hurries it."""

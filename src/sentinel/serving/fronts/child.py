@@ -26,7 +26,7 @@ from sentinel.core.errors import SentinelError
 from sentinel.monitoring import start_logging
 from sentinel.monitoring.logs import LineHandler
 from sentinel.release import Trust, load_release
-from sentinel.serving.fronts.control import FRONT, Job, Refused, line, take_job
+from sentinel.serving.fronts.control import FRONT, STATUS_STATE_BEHIND, Job, Refused, line, take_job
 from sentinel.serving.fronts.front import Front
 from sentinel.serving.fronts.scoring_server import ScoringServer
 from sentinel.serving.fronts.wire import to_wire
@@ -61,7 +61,10 @@ def run(descriptor: int, *, prepare: Callable[[Job, Opened], None] | None = None
         if job.part == FRONT:
             _run_front(job, control, rest)
         else:
-            _run_scoring(job, control, rest, lambda opened: _prepare(job, opened, lines, prepare))
+            n_left = _run_scoring(
+                job, control, rest, lambda opened: _prepare(job, opened, lines, prepare)
+            )
+            return STATUS_STATE_BEHIND if n_left else 0
     except SentinelError as error:
         _LOG.error("this process cannot start", extra={"cause": str(error)})
         with contextlib.suppress(OSError):  # the line may have been handed to the loop, and closed
@@ -95,7 +98,7 @@ def _run_scoring(
     control: socket.socket,
     rest: bytes,
     prepare: Callable[[Opened], None],
-) -> None:
+) -> int:
     served = job.served
     trust = None if served.trust is None else Trust.load(served.trust)
     loaded = load_release(
@@ -114,7 +117,7 @@ def _run_scoring(
         prepare(opened)
         server = ScoringServer(opened, job, control, rest, source=source)
         _settle()
-        uvloop.run(server.run())
+        return uvloop.run(server.run())
 
 
 def _prepare(

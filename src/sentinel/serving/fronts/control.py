@@ -24,6 +24,8 @@ from sentinel.serving.settings import ServerSettings
 
 SCORING = "scoring"
 FRONT = "front"
+# How a scoring process ends that leaves answers behind which its state never learns of.
+STATUS_STATE_BEHIND = 4
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,15 @@ from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.doors.tls import OwnClient
-from sentinel.serving.fronts.control import FRONT, SCORING, Job, Restarts, Served, Started
+from sentinel.serving.fronts.control import (
+    FRONT,
+    SCORING,
+    STATUS_STATE_BEHIND,
+    Job,
+    Restarts,
+    Served,
+    Started,
+)
 from sentinel.serving.fronts.part import Part
 from sentinel.serving.fronts.ports import hold_port, run_folder
 from sentinel.serving.fronts.restarts import Ended, Reason, restart_pause_s, write_marker
@@ -51,7 +59,7 @@ def supervise(
     *,
     on_started: Announce,
     program: Sequence[str] = _PROGRAM,
-) -> None:
+) -> bool:
     """Serve with several processes until a signal ends it; call it in the main thread.
 
     Parameters
@@ -63,6 +71,11 @@ def supervise(
     on_started : callable
     program : sequence of str
         What each process runs, before the descriptor of its line.
+
+    Returns
+    -------
+    bool
+        As :meth:`Supervisor.run`.
 
     Raises
     ------
@@ -87,7 +100,7 @@ def supervise(
             listener=listener.fileno(),
             run_folder=folder,
         )
-        asyncio.run(Supervisor(job, on_started, program).run())
+        return asyncio.run(Supervisor(job, on_started, program).run())
 
 
 class Supervisor:
@@ -110,12 +123,18 @@ class Supervisor:
         self._is_announced = False
         self._n_restarts: dict[tuple[str, str], int] = {}
         self._fault: SentinelError | None = None
+        self._is_state_whole = True
         self._stop = asyncio.Event()
         self._stop_scoring = asyncio.Event()
         self._random = random.Random()  # noqa: S311 -- spreads starts, keeps no secret
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
         """Keep all processes running until a signal, then end them in order.
+
+        Returns
+        -------
+        bool
+            Whether the state learned of every answer.
 
         Raises
         ------
@@ -136,6 +155,7 @@ class Supervisor:
         await scoring
         if self._fault is not None:
             raise self._fault
+        return self._is_state_whole
 
     # --- private -----------------------------------------------------------------------------
 
@@ -148,6 +168,7 @@ class Supervisor:
         while not stop.is_set():
             ended = await self._live(name, _of(self._job, part, number), stop)
             if stop.is_set():
+                self._is_state_whole &= ended.status != STATUS_STATE_BEHIND
                 return
             if name not in self._started:
                 self._give_up(ended)
