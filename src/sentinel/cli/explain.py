@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CONTRIBUTIONS_SHOWN = 10
 _ABSENT = {
     "held": "nobody answered it: there is no score to explain",
-    "not-additive": "no explanation adds up to its score: another model answered",
+    "not-additive": "no explanation adds up to its score, as when another model answered",
     "no-data": "the release carries nothing to explain its champion by",
     "not-finite": "its features are not finite numbers",
 }
