@@ -83,6 +83,31 @@ def test_unknown_entity_and_store_are_named(
     assert "store-address-invalid: --store: expected a store in Redis" in told.stderr
 
 
+@pytest.mark.parametrize(
+    ("at", "hint"),
+    [("1736121622", "In seconds? Then it is 1736121622000"), ("9" * 20, ""), ("0", ""), ("-5", "")],
+)
+def test_a_time_that_no_event_has_is_refused(
+    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]], at: str, hint: str
+) -> None:
+    release, server, _ = world
+    asked = ("features", "get", "card", "c-1", "--store", f"{server.url}?name=shop")
+    told = run(*asked, "--release", str(release), "--unapproved", "--at", at)
+    assert told.returncode == ExitCode.USAGE, told.stderr
+    assert "usage-invalid: --at: expected milliseconds since 1970" in told.stderr
+    assert hint in told.stderr
+
+
+def test_an_empty_key_is_refused(
+    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
+) -> None:
+    release, server, _ = world
+    asked = ("features", "get", "card", "", "--store", f"{server.url}?name=shop")
+    told = run(*asked, "--release", str(release), "--unapproved")
+    assert told.returncode == ExitCode.INPUT
+    assert "entity-keys-invalid: KEY" in told.stderr
+
+
 def test_store_of_a_partition_is_found_among_all(
     run: Run,
     release_kit: ModuleType,

@@ -20,7 +20,9 @@ def create(run: Run, *more: str) -> subprocess.CompletedProcess[str]:
     return run("file-log", "create", "topics", "--topic", "payments", *more)
 
 
-@pytest.mark.parametrize("flags", [("--partitions", "0"), ("--topic", "../up")])
+@pytest.mark.parametrize(
+    "flags", [("--partitions", "0"), ("--topic", "../up"), ("--topic", ""), ("--topic", "..")]
+)
 def test_topic_that_none_may_be_is_refused(
     run: Run, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -28,12 +30,14 @@ def test_topic_that_none_may_be_is_refused(
     assert said.returncode == ExitCode.USAGE
     assert "usage-invalid" in said.stderr
     assert not (tmp_path / "up").exists()
+    assert not (tmp_path / "topics" / "00000").exists()
+    assert not (tmp_path / "00000").exists()
 
 
 def test_topic_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "e.ndjson").write_text("{}\n")
     for command in (
-        ("append", "topics", "--topic", "nothing", "--events", "e.ndjson"),
+        ("append", ".", "--topic", "nothing", "--events", "e.ndjson"),
         ("show", ".", "--topic", "nothing"),
     ):
         said = run("file-log", *command)
@@ -42,6 +46,9 @@ def test_topic_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     said = run("file-log", "show", "nowhere")
     assert said.returncode == ExitCode.FILE
     assert "file-missing: nowhere" in said.stderr
+    said = run("file-log", "show", ".")
+    assert said.returncode == ExitCode.INPUT, "a folder that is no log"
+    assert "stream-topic-missing: ." in said.stderr
 
 
 def test_topic_that_is_there_is_left_as_it_is(run: Run) -> None:
@@ -102,4 +109,5 @@ def test_partitions_are_shown_with_positions_stamps_and_a_torn_end(
     assert shown[1]["is_torn"]
     page = run("file-log", "show", "topics", "--topic", "payments").stdout
     assert "2025-01-06" in page
+    assert [line.split()[1] for line in page.splitlines() if "payments/" in line] == ["–", "1-2"]
     assert "torn" in page

@@ -51,6 +51,9 @@ COMMANDS = [
     "decisions {}",
     "quarantine {}",
     "file-log show {}",
+    "file-log append {} --topic t --events events.ndjson",
+    f"stream {{release}} --unapproved --source file-log:{{}} {' '.join(_STREAM)}",
+    "features parity --release {release} --log {log} --events e --unapproved --state {}",
 ]
 FOLDERS = ["missing", "shut"]
 

@@ -87,7 +87,7 @@ def get(  # noqa: PLR0913 -- one parameter a flag
     name = chosen.name or plan.features.name
     fields = {each.name: each.key for each in plan.features.entities}
     asked = _keys_of(fields.get(entity), keys)
-    at = now_ms() if at_ms is None else at_ms
+    at = now_ms() if at_ms is None else _checked_time(at_ms, plan.features.events.event_time)
     if partitions is not None:
         found = read_partitions(
             plan,
@@ -150,10 +150,32 @@ def _read(
         reader.close()
 
 
+def _checked_time(at_ms: int, field: Field) -> int:
+    """Refuse a time that no event of the contract may have: seconds, most often."""
+    first, last = field.minimum, field.maximum
+    if (first is None or at_ms >= first) and (last is None or at_ms <= last):
+        return at_ms
+    is_seconds = (first or 0) <= 1000 * at_ms <= (last or limits.TIME_MS_MAX)
+    raise SentinelError(
+        ErrorCode.USAGE_INVALID,
+        at="--at",
+        expected=f"milliseconds since 1970, {first} to {last} as the contract's {field.name}",
+        got=at_ms,
+        hint=f"In seconds? Then it is {1000 * at_ms}." if is_seconds else "",
+    )
+
+
 def _keys_of(field: Field | None, keys: list[str]) -> list[str] | list[int]:
     """Take keys as their contract has them."""
     from sentinel.contract import FieldKind
 
+    if "" in keys:
+        raise SentinelError(
+            ErrorCode.ENTITY_KEYS_INVALID,
+            at="KEY",
+            expected="keys as in events",
+            got="an empty one",
+        )
     if field is None or field.kind is not FieldKind.INTEGER:
         return keys
     try:

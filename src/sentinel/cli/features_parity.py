@@ -133,7 +133,10 @@ def _restored(plan: FeaturePlan, folder: Path) -> tuple[Engine, int]:
 
     if not folder.is_dir():
         raise SentinelError(
-            ErrorCode.STATE_MISSING, at=str(folder), expected="a folder of state", got="none there"
+            ErrorCode.FILE_MISSING,
+            at=str(folder),
+            expected="a folder of feature state",
+            got="none there",
         )
     with tempfile.TemporaryDirectory(prefix="sentinel-parity-") as own:
         copy = Path(own) / "state"

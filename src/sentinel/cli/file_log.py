@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sentinel.cli import options
 from sentinel.cli.output import Output, pairs, table
+
+if TYPE_CHECKING:
+    from sentinel.streaming.file_log.inspection import PartitionReport
 
 group = typer.Typer(
     no_args_is_help=True, help="Topics of a log of files: make, fill, look; see sentinel stream."
@@ -110,7 +113,7 @@ def show(
     rows = [
         (
             f"{report.topic}/{report.partition}",
-            f"{report.first_position}-{report.next_position}",
+            _positions(report),
             report.next_position - report.first_position,
             report.n_bytes,
             _times(report.oldest_ms, report.newest_ms),
@@ -119,6 +122,13 @@ def show(
         for report in reports
     ]
     output.show(table(str(folder), header, rows))
+
+
+def _positions(report: PartitionReport) -> str:
+    """Show the first and the last position that is kept."""
+    if report.next_position == report.first_position:
+        return "–"
+    return f"{report.first_position}-{report.next_position - 1}"
 
 
 def _times(*stamps_ms: int | None) -> str:

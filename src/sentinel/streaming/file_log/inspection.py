@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.streaming.file_log.frames import FrameHead, decode_frame
-from sentinel.streaming.file_log.log import heads_from, partitions_of, segments_of
+from sentinel.streaming.file_log.log import heads_from, names_in, partitions_of, segments_of
 from sentinel.streaming.stream.event_log import topic_missing
 
 
@@ -47,23 +46,16 @@ def look_at_file_log(folder: Path, topic: str | None = None) -> list[PartitionRe
     Raises
     ------
     SentinelError
-        ``file-missing`` without the folder; ``stream-topic-missing``.
+        ``file-missing`` without the folder; ``stream-topic-missing``, without any topic too.
     """
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise SentinelError(
-            ErrorCode.FILE_MISSING,
-            at=str(folder),
-            expected="the folder of a file log",
-            got=error.strerror or error,
-        ) from error
-    if topic is not None and not partitions_of(folder, topic):
-        raise topic_missing(topic, f"nothing in {folder}")
+    names = [topic] if topic is not None else names_in(folder)
+    counts = {name: partitions_of(folder, name) for name in names}
+    if not any(counts.values()):
+        raise topic_missing(topic or str(folder), f"nothing in {folder}")
     return [
         _look(folder, name, partition)
-        for name in ([topic] if topic is not None else names)
-        for partition in range(partitions_of(folder, name))
+        for name, n_partitions in counts.items()
+        for partition in range(n_partitions)
     ]
 
 

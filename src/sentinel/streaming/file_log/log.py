@@ -64,7 +64,8 @@ def create_topic(folder: Path, topic: str, n_partitions: int) -> None:
     SentinelError
         ``usage-invalid`` for a number of partitions that none may have; ``file-unwritable``.
     """
-    if not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX or Path(topic).name != topic:
+    is_plain = topic not in {"", ".."} and Path(topic).name == topic
+    if not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX or not is_plain:
         raise SentinelError(
             ErrorCode.USAGE_INVALID,
             at=f"{topic}:{n_partitions}",
@@ -88,7 +89,7 @@ def partitions_of(folder: Path, topic: str) -> int:
     Raises
     ------
     SentinelError
-        ``file-unreadable``.
+        ``file-missing`` without the folder of the log; ``file-unreadable``.
     """
     try:
         names = sorted(path.name for path in (folder / topic).iterdir() if path.is_dir())
@@ -100,8 +101,28 @@ def partitions_of(folder: Path, topic: str) -> int:
             got=error.strerror or error,
         ) from error
     except OSError:
+        names_in(folder)
         return 0
     return len(names) if names == [f"{n:05d}" for n in range(len(names))] else 0
+
+
+def names_in(folder: Path) -> list[str]:
+    """List the names in the folder of a log, sorted.
+
+    Raises
+    ------
+    SentinelError
+        ``file-missing`` when there is no such folder, or it may not be read.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise SentinelError(
+            ErrorCode.FILE_MISSING,
+            at=str(folder),
+            expected="the folder of a file log",
+            got=error.strerror or error,
+        ) from error
 
 
 def segments_of(folder: Path) -> list[tuple[int, Path]]:

@@ -344,7 +344,10 @@ class FeatureReader:
         if not kind.is_text:
             if any(isinstance(key, str) for key in keys):
                 raise _wrong_keys(kind, keys)
-            return np.array(keys, np.int64)
+            try:
+                return np.array(keys, np.int64)
+            except OverflowError as error:
+                raise _wrong_keys(kind, keys) from error
         hashed = np.empty(len(keys), dtype=np.int64)
         try:
             content = "\0".join(keys).encode()  # type: ignore[arg-type]
@@ -359,7 +362,7 @@ def _wrong_keys(kind: _Kind, keys: Sequence[str] | Sequence[int]) -> SentinelErr
     return SentinelError(
         ErrorCode.ENTITY_KEYS_INVALID,
         at=f"keys of {kind.field}",
-        expected="texts" if kind.is_text else "integers",
+        expected="texts" if kind.is_text else "integers of 64 bits",
         got=keys[0],
     )
 
