@@ -254,17 +254,21 @@ def test_a_person_trips_and_resets_the_breaker(
         code, found = _run(capsys, "breaker", "show", *url)
         assert (code, found["state"]) == (ExitCode.OK, "closed")
         who = ("--by", "Olga", "--because", "scores look wrong")
+        code, found = _run(capsys, "breaker", "trip", *url, "--because", " \t")
+        assert found["error"]["at"] == "because"  # type: ignore[index]
         code, found = _run(capsys, "breaker", "trip", *url, *who)
-        assert (code, found["state"]) == (ExitCode.DEGRADED, "latched")
+        assert (code, found["state"]) == (ExitCode.OK, "latched")
+        assert run_command(app, ["breaker", "show", *url]) is ExitCode.DEGRADED
         assert found["cause"] == "Olga (no token): scores look wrong"
         assert running.score(payment()).json()["served_by"] == "fallback"
         running.wait_until(lambda: "Olga" in str(running.plane.health().causes))
         code, found = _run(capsys, "breaker", "reset", *url, "--by", "Olga")
-        assert found["state"] in {"half-open", "closed"}
+        assert (code, found["state"] in {"half-open", "closed"}) == (ExitCode.OK, True)
         running.wait_until(lambda: str(running.opened.scorer.status().breaker) == "closed")
         assert running.score(payment()).json()["served_by"] == "champion"
         code, found = _run(capsys, "breaker", "reset", *url, "--by", "Olga")
         assert found["error"]["code"] == "breaker-refused"  # type: ignore[index]
+        assert "sentinel breaker trip" in found["error"]["hint"]  # type: ignore[index]
         _, found = _run(capsys, "breaker", "show", *url)
         whats = [each["what"] for each in found["operations"]]  # type: ignore[attr-defined]
         assert whats == ["breaker trip", "breaker reset"]

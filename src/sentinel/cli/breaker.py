@@ -36,7 +36,13 @@ def trip(
     Nothing of this is kept when the server ends: a new process asks the canary, and nobody else.
     """
     found = Remote(url, token_file).act("breaker/trip", by=by, because=because)
-    return _show(found, Output(as_json=as_json))
+    return _done(found, Output(as_json=as_json))
+
+
+def _done(found: dict[str, object], output: Output) -> ExitCode:
+    """Show how it is after what was asked for was done."""
+    _show(found, output)
+    return ExitCode.OK
 
 
 def _show(found: dict[str, object], output: Output) -> ExitCode:
@@ -59,4 +65,4 @@ group.command(
     "\n\nOnly a latched breaker can be reset, and only by a person, whose name is kept. An open "
     "one closes by itself.",
     epilog=options.examples('sentinel breaker reset --because "the input is repaired"'),
-)(remote.acting("breaker/reset", _show))
+)(remote.acting("breaker/reset", _done))

@@ -136,6 +136,15 @@ class Permit:
 # times a batch.
 _OPEN, _HALF_OPEN, _CLOSED, _LATCHED = State.OPEN, State.HALF_OPEN, State.CLOSED, State.LATCHED
 _FAILED = Call.FAILED
+# What a person is told who asks for a step that the state does not have, and what can be done.
+_LATCHED_ALONE = (
+    "one that is not shut off",
+    "Let the champion be probed again with `sentinel breaker reset`.",
+)
+_NOT_LATCHED = (
+    "one that was shut off: nothing else is reset",
+    "`sentinel breaker trip` shuts the champion off; an open breaker closes by itself.",
+)
 
 
 class Breaker:
@@ -258,11 +267,13 @@ class Breaker:
             self._advance(now_s)
             is_asked_by_person = event in {Event.FORCE_OPEN, Event.FORCE_CLOSED, Event.RESET}
             if not is_asked_by_person or event not in TABLE[self._state]:
+                expected, hint = _LATCHED_ALONE if self._state is _LATCHED else _NOT_LATCHED
                 raise SentinelError(
                     ErrorCode.BREAKER_REFUSED,
                     at=f"breaker ({self._state})",
-                    expected=" or ".join(e for e in TABLE[self._state] if e.startswith("person")),
-                    got=event,
+                    expected=expected,
+                    got=f"one that is {self._state}",
+                    hint=hint,
                 )
             return self._step(event, cause)
 

@@ -360,5 +360,5 @@ def _repeated(event_id: bytes) -> SentinelError:
         at="event",
         expected="an id that was not decided before, or whose decision is remembered",
         got=event_id.decode("utf-8", "replace"),
-        hint="Look into the decision log; if it is not there, hold the payment or have it reviewed.",
+        hint="Look into the decision log; if it is not there, hold the event or have it reviewed.",
     )

@@ -282,8 +282,9 @@ def _body(request: HttpRequest) -> _Body:
             got=len(request.body),
         )
     try:
-        return msgspec.json.decode(request.body, type=_Body)
+        body = msgspec.json.decode(request.body, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SentinelError(
             ErrorCode.REQUEST_INVALID, at="body", expected="release, by, because", got=error
         ) from error
+    return msgspec.structs.replace(body, by=body.by.strip(), because=body.because.strip())
