@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from process_rig import ServerProcess, server_process
 from serving_rig import payment
 
 from sentinel.monitoring.log_segments import read_metadata, segment_paths
+from sentinel.serving.fronts.ports import hold_port
 from sentinel.testing import wait_until
 
 _NAMES = itertools.count()
@@ -259,6 +261,35 @@ def test_a_run_folder_has_one_server(tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert "address-unusable: run: expected a folder of this server alone" in done.stderr
+
+
+def test_fronts_take_the_port_of_a_server_that_has_just_ended(tmp_path: Path) -> None:
+    """Connections that it ended itself linger for a minute, and are in nobody's way."""
+    folders = tmp_path / "alone", tmp_path / "fronts"
+    for folder in folders:
+        folder.mkdir()
+    with server_process(folders[0]) as alone:
+        link = http.client.HTTPConnection("127.0.0.1", alone.http_port, timeout=30)
+        link.request("GET", "/v2")
+        assert link.getresponse().read()
+        alone.process.send_signal(signal.SIGTERM)
+        assert alone.process.wait(60) == 0
+        link.close()
+    options = ("--fronts", "1", "--http-port", str(alone.http_port))
+    environment = {"SENTINEL_SERVE_RUN_FOLDER": str(folders[1] / "run")}
+    with server_process(folders[1], *options, **environment) as running:
+        assert running.get("/v2")[0] == 200
+
+
+def test_a_held_port_is_nobody_elses_while_no_front_listens() -> None:
+    with hold_port("127.0.0.1", 0) as held:
+        address = held.getsockname()
+        with socket.create_server(address, reuse_port=True):
+            pass  # a front that came and went
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                other.bind(address)
 
 
 def _time(line: dict[str, object]) -> float:

@@ -38,7 +38,11 @@ def hold_port(host: str, port: int) -> socket.socket:
         )[0]
         held = socket.socket(family, kind, protocol)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections of a server that has just ended linger for a minute, and must not be in the
+        # way; afterwards the port is not to be had like this by others.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(address)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except (OSError, OverflowError) as error:
         raise address_unusable(host, port, error) from error
     return held
