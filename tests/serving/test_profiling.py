@@ -91,10 +91,21 @@ def test_one_profile_at_a_time(server: Served) -> None:
     status, answer = _get(server, f"{PATH}?seconds=1")
     first.join()
     assert (status, answer["code"]) == (429, "overloaded")
+    assert "profile: expected one at a time, got another, for " in answer["error"]
     assert statuses == [200]
     status, answer = _get(server, f"{PATH}?seconds=0.2")
     assert status == 200
     assert _get(server, f"{PATH}?seconds=99")[1]["code"] == "request-invalid"
+
+
+def test_a_profile_ends_when_who_asked_for_it_is_gone(server: Served) -> None:
+    """Otherwise it would keep the next one waiting for a minute."""
+    server.wait_ready()
+    link = HTTPConnection("127.0.0.1", server.addresses.metrics_port, timeout=30)
+    link.request("GET", f"{PATH}?seconds=60")
+    server.wait_until(lambda: server.plane.batcher._recorder is not None)
+    link.close()
+    server.wait_until(lambda: server.plane.batcher._recorder is None, wait_s=30)
 
 
 def test_nothing_is_recorded_when_nobody_asks(server: Served) -> None:

@@ -17,6 +17,7 @@ a collection overlaps is counted inside the stages it fell into, and said beside
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sentinel.serving.plane import Plane
 
 SECONDS_DEFAULT = 10.0
-_TICK_S = 0.05
 _SLOW_SHARE = 0.01
 _Stages = dict[str, float]
 
@@ -157,23 +157,26 @@ class Profiler:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
+        self._end_s = 0.0
 
-    def answer(self, query: bytes) -> dict[str, object]:
-        """Take a profile as a request asks for it (``seconds=10``); blocks so long.
+    def answer(self, query: bytes, is_gone: threading.Event) -> dict[str, object]:
+        """Take a profile as a request asks for it (``seconds=10``), unless who asked goes away.
 
         Raises
         ------
         SentinelError
             ``request-invalid``; ``overloaded`` while another profile is taken.
         """
-        return self.take(read_seconds(query))
+        return self.take(read_seconds(query), is_gone)
 
-    def take(self, seconds: float) -> dict[str, object]:
+    def take(self, seconds: float, is_gone: threading.Event) -> dict[str, object]:
         """Record for a while, then report; only the thread that calls it waits.
 
         Parameters
         ----------
         seconds : float
+        is_gone : Event
+            Set when nobody waits for it any more: then it ends.
 
         Returns
         -------
@@ -183,17 +186,20 @@ class Profiler:
         batcher = self._plane.batcher
         recorder = Recorder(self._totals)
         if not batcher.record(recorder):
+            left_s = max(0.0, self._end_s - time.monotonic())
             raise OverloadedError(
-                expected="one profile at a time", got="another", retry_s=SECONDS_DEFAULT
+                at="profile",
+                expected="one at a time",
+                got=f"another, for {left_s:.0f} s more",
+                retry_s=left_s,
             )
         collections, probe = _Collections(), LockProbe()
         gc.callbacks.append(collections)
         started_s, used_s = time.monotonic(), time.process_time()
         try:
             probe.start()
-            end_s = started_s + seconds
-            while (left_s := end_s - time.monotonic()) > 0:
-                time.sleep(min(_TICK_S, left_s))
+            self._end_s = started_s + seconds
+            is_gone.wait(seconds)
         finally:
             batcher.record(None)
             gc.callbacks.remove(collections)

@@ -32,8 +32,8 @@ class OverloadedError(SentinelError):
         When to come back, in seconds.
     """
 
-    def __init__(self, *, expected: str, got: object, retry_s: float) -> None:
-        super().__init__(ErrorCode.OVERLOADED, at="queue", expected=expected, got=got)
+    def __init__(self, *, expected: str, got: object, retry_s: float, at: str = "queue") -> None:
+        super().__init__(ErrorCode.OVERLOADED, at=at, expected=expected, got=got)
         self.retry_s = retry_s
 
 

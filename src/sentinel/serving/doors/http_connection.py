@@ -211,7 +211,7 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Let a client that only writes no more have its answer."""
-        if not self.is_busy:
+        if not self.is_busy or (self._current is not None and self._current[0].ends_with_client):
             return False
         if self._is_in_message:
             self._is_discarding = True

@@ -68,6 +68,8 @@ class HttpRequest:
         Called when the client goes away before its response.
     unread_s : float
         How long it may have waited before it was read, because its connection was not.
+    ends_with_client : bool
+        A client that sends no more has gone away: nobody shall work long for nobody.
     """
 
     head: HttpHead
@@ -76,6 +78,7 @@ class HttpRequest:
     respond: Callable[[HttpResponse], None]
     on_abandon: Callable[[], None] | None = None
     unread_s: float = 0.0
+    ends_with_client: bool = False
 
     @property
     def method(self) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated
@@ -142,7 +143,10 @@ class OperatorRoutes:
             )
         read = self._reads.get(request.path)
         if request.path == _PROFILE:
-            self._later(request, lambda: self._profiler.answer(request.query))
+            is_gone = threading.Event()
+            request.ends_with_client = True
+            request.on_abandon = is_gone.set
+            self._later(request, lambda: self._profiler.answer(request.query, is_gone))
             return
         if read is not None:
             self._later(request, read)
