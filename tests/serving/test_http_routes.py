@@ -206,6 +206,33 @@ def test_lying_sizes_of_binary_data_are_refused(server: Served, size: str) -> No
     assert answer.status == 400
 
 
+@pytest.mark.parametrize("timeout", ["x", "1000000", -1, 0, 1.5, True])
+def test_a_timeout_that_cannot_be_read_is_refused_in_tensors_too(
+    server: Served, timeout: object
+) -> None:
+    answer = server.infer([ROW], parameters={"timeout": timeout})
+    assert (answer.status, answer.json()["code"]) == (400, "request-invalid")
+    assert str(answer.json()["error"]).startswith("request-invalid: parameters.timeout: ")
+    assert server.infer([ROW], parameters={"timeout": 5_000_000}).status == 200
+
+
+def test_what_is_wrong_with_a_request_is_said_so_that_it_can_be_found(server: Served) -> None:
+    """A row that is short, a number that is a text, brackets without end, a path that is none."""
+    infer = f"/v2/models/{MODEL}/infer"
+    ragged = _tensor(shape=[2, N_FEATURES], data=[ROW, ROW[:-1]])
+    binary = _tensor(data=[], parameters={"binary_data_size": "20"}).replace(b', "data": []', b"")
+    json_bytes = {"inference_header_content_length": str(len(binary))}
+    asked: list[tuple[str, bytes, dict[str, str], str]] = [
+        (infer, ragged, {}, "expected 2 rows of 5 numbers, got 4 numbers in row 1"),
+        (infer, binary + bytes(20), json_bytes, 'JSON part, got the text "20"'),
+        ("/v1/score", b"[" * 100_000, {}, "got one that is nested too deeply"),
+        ("/v1/scores", b"{}", {}, "got an unknown path"),
+    ]
+    for path, body, headers, words in asked:
+        answer = server.request("POST", path, body, content_type="application/json", **headers)
+        assert words in str(answer.json()["error"])
+
+
 def test_rows_get_the_scores_that_the_release_recorded(server: Served) -> None:
     expected = json.loads((GOLDEN / "expected.json").read_text())
     answer = server.infer(expected["vectors"], id="seven")

@@ -96,6 +96,14 @@ def _request(**changes: object) -> bytes:
     return content
 
 
+def _timed(**parameter: object) -> bytes:
+    request = message("inference", "ModelInferRequest").FromString(_request())
+    for name, value in parameter.items():
+        setattr(request.parameters["timeout"], name, value)
+    content: bytes = request.SerializeToString()
+    return content
+
+
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -111,6 +119,9 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
         (_request(datatype="FP64"), "INVALID_ARGUMENT", "tensor-invalid"),
         (_request(typed=[float("nan")] * 5), "INVALID_ARGUMENT", "tensor-invalid"),
         (_request(typed=[float("inf")] * 5), "INVALID_ARGUMENT", "tensor-invalid"),
+        (_timed(string_param="x"), "INVALID_ARGUMENT", "request-invalid: parameters.timeout"),
+        (_timed(int64_param=-1), "INVALID_ARGUMENT", "request-invalid: parameters.timeout"),
+        (_timed(int64_param=1), "DEADLINE_EXCEEDED", "deadline-passed"),
     ],
 )
 def test_bad_calls_are_refused_with_a_status(
@@ -120,6 +131,10 @@ def test_bad_calls_are_refused_with_a_status(
         _call(server, INFER, content)
     assert refused.value.code().name == status
     assert refused.value.details().startswith(code)
+
+
+def test_a_call_that_says_how_long_it_waits_is_answered(server: Served) -> None:
+    assert _call(server, INFER, _timed(int64_param=5_000_000))
 
 
 def test_a_message_over_the_limit_is_refused(server: Served) -> None:

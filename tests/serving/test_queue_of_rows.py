@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.core.errors import ErrorCode, SentinelError
-from sentinel.serving.batching.queue_of_rows import OverloadedError, RowQueue
+from sentinel.serving.batching.queue_of_rows import OverloadedError, RowQueue, deadline_passed
 from sentinel.serving.batching.service_time import ServiceTime
 from sentinel.serving.batching.work import Kind, Work
 
@@ -37,6 +37,12 @@ def test_a_deadline_that_has_passed_is_refused_at_the_door() -> None:
     with pytest.raises(SentinelError) as refused:
         _add(_queue(), _work(1, deadline_s=1.0), now_s=1.0)
     assert (refused.value.code, refused.value.at) == (ErrorCode.DEADLINE_PASSED, "request")
+
+
+def test_who_is_too_late_is_told_how_to_ask_again() -> None:
+    """Rows of features have no event id."""
+    assert "event id" in deadline_passed(_work(1)).hint
+    assert "event id" not in deadline_passed(_work(1, kind=Kind.TENSOR)).hint
 
 
 def test_a_tenant_can_not_take_the_whole_queue() -> None:

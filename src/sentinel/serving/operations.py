@@ -17,7 +17,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving.doors.access import Access
 from sentinel.serving.doors.health_route import health_response
 from sentinel.serving.doors.http_connection import HttpDoor
-from sentinel.serving.doors.http_message import HttpRequest, HttpResponse
+from sentinel.serving.doors.http_message import HttpRequest, HttpResponse, route_unknown
 from sentinel.serving.doors.http_routes import HttpRoutes, probe
 from sentinel.serving.doors.listening import listen
 from sentinel.serving.doors.operator_routes import PREFIX, OperatorRoutes
@@ -125,9 +125,7 @@ class Operations:
             return HttpResponse(200, text, content_type.encode())
         if request.path == b"/v1/health":
             return health_response(report, request, self._access)
-        raise SentinelError(
-            ErrorCode.ROUTE_UNKNOWN, at="request", expected="a path of docs/serving.md", got="other"
-        )
+        raise route_unknown()
 
     def _show(self) -> None:
         """Bring in what is counted elsewhere, at a scrape."""

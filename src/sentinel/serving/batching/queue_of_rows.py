@@ -218,10 +218,13 @@ class RowQueue:
 
 def deadline_passed(work: Work) -> SentinelError:
     """Say that it is too late for an answer."""
+    again = "Ask again with the same event id: the answer is the same."
+    if work.kind is Kind.TENSOR:
+        again = "Ask again: rows of features change nothing."
     return SentinelError(
         ErrorCode.DEADLINE_PASSED,
         at="request",
         expected="an answer before the deadline",
         got=f"{work.n_rows - work.n_taken} of {work.n_rows} rows not begun",
-        hint="Ask again with the same event id: the answer is the same.",
+        hint=again,
     )

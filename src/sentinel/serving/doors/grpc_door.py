@@ -164,6 +164,8 @@ class GrpcDoor:
 
     async def _model_infer(self, request: _Proto, context: _Context) -> bytes:
         limit = self._limit(context)
+        if "timeout" in request.parameters:
+            limit = _shortened(limit, request.parameters["timeout"], context)
         plane = self._plane
         plane.require_model(request.model_name, request.model_version)
         values = read_values(request, n_features=plane.n_features)
@@ -365,6 +367,14 @@ class GrpcDoor:
                     )
             handlers.append(grpc.method_handlers_generic_handler(service, table))
         return handlers
+
+
+def _shortened(limit: Limit, timeout: _Proto, context: _Context) -> Limit:
+    """Wait as long as a parameter says, and no longer than the call itself."""
+    kind = timeout.WhichOneof("choice")
+    asked_s = tensors.read_timeout_s(None if kind is None else getattr(timeout, kind))
+    is_free = context.time_remaining() is None
+    return limit._replace(timeout_s=asked_s if is_free else min(asked_s, limit.timeout_s))
 
 
 def read_values(request: _Proto, *, n_features: int) -> npt.NDArray[np.float32]:

@@ -184,6 +184,16 @@ def refusal(retry_s: float) -> HttpResponse:
     return known
 
 
+def route_unknown() -> SentinelError:
+    """Say that a path is none; not which, because it may hold what is nobody else's business."""
+    return SentinelError(
+        ErrorCode.ROUTE_UNKNOWN,
+        at="request",
+        expected="a path of docs/serving.md",
+        got="an unknown path",
+    )
+
+
 def error_data(error: SentinelError) -> dict[str, object]:
     """Return what a caller may know of an error."""
     code = str(error.code)

@@ -30,11 +30,12 @@ from sentinel.serving.doors.http_message import (
     error_response,
     json_response,
     refusal,
+    route_unknown,
     written_lines,
 )
 from sentinel.serving.doors.line_stream import LineStream
 from sentinel.serving.doors.tensor_answer import encode_infer
-from sentinel.serving.doors.tensors import InferBody, InferRequest, read_infer
+from sentinel.serving.doors.tensors import InferBody, InferRequest, read_infer, read_timeout_s
 from sentinel.serving.plane import Limit
 
 _NDJSON_TYPES = frozenset({NDJSON, b"application/ndjson", b"application/jsonl"})
@@ -209,9 +210,7 @@ class HttpRoutes:
                 name.decode("ascii", "replace"),
                 version.decode("ascii", "replace") if version else None,
             )
-        raise SentinelError(
-            ErrorCode.ROUTE_UNKNOWN, at="request", expected="a path of docs/serving.md", got="other"
-        )
+        raise route_unknown()
 
     # --- events ------------------------------------------------------------------------------
 
@@ -325,11 +324,8 @@ class HttpRoutes:
         body = asked.body
         if body.model_name is not None or body.model_version is not None:
             plane.require_model(body.model_name or plane.model_name, body.model_version)
-        if body.parameters:
-            timeout = body.parameters.get("timeout")
-            if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout > 0:
-                seconds = min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
-                limit = limit._replace(timeout_s=seconds)
+        if body.parameters and "timeout" in body.parameters:
+            limit = limit._replace(timeout_s=read_timeout_s(body.parameters["timeout"]))
         return asked, limit
 
     # --- how it is ---------------------------------------------------------------------------
@@ -427,11 +423,12 @@ def _elements(body: bytes) -> list[bytes]:
     try:
         return [bytes(element) for element in _decode_array(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        is_deep = isinstance(error, RecursionError)
         raise SentinelError(
             ErrorCode.REQUEST_INVALID,
             at="request",
             expected="an event, or an array of events",
-            got=error,
+            got="one that is nested too deeply" if is_deep else error,
         ) from error
 
 

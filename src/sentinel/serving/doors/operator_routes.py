@@ -31,6 +31,7 @@ from sentinel.serving.doors.http_message import (
     HttpResponse,
     error_response,
     json_response,
+    route_unknown,
 )
 from sentinel.serving.plane import Plane
 from sentinel.serving.profiling import Profiler
@@ -128,12 +129,7 @@ class OperatorRoutes:
         _check_local(request)
         method = self.table.get(request.path)
         if method is None:
-            raise SentinelError(
-                ErrorCode.ROUTE_UNKNOWN,
-                at="request",
-                expected="a path of docs/serving.md",
-                got="other",
-            )
+            raise route_unknown()
         if request.method != method:
             raise SentinelError(
                 ErrorCode.METHOD_UNSUPPORTED,

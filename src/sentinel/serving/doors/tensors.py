@@ -131,10 +131,34 @@ def read_infer(content: bytes, *, json_bytes: int | None, n_features: int) -> In
             _remember(content, body, values.shape)
         return InferRequest(body, values)
     if type(n_binary) is not int or n_binary != len(rest):
-        raise _invalid("binary_data_size", f"{len(rest)}, what followed the JSON part", n_binary)
+        got = f'the text "{n_binary}"' if isinstance(n_binary, str) else n_binary
+        raise _invalid("binary_data_size", f"{len(rest)}, what followed the JSON part", got)
     if bytes(tensor.data):
         raise _invalid("data", "no data in JSON beside binary data", "both")
     return InferRequest(body, from_bytes(rest, n_rows, n_features))
+
+
+def read_timeout_s(timeout: object) -> float:
+    """Read how long a caller waits, from the parameter that says so in microseconds.
+
+    Raises
+    ------
+    SentinelError
+        ``request-invalid``.
+
+    Examples
+    --------
+    >>> read_timeout_s(250_000)
+    0.25
+    """
+    if type(timeout) is not int or timeout < 1:
+        raise SentinelError(
+            ErrorCode.REQUEST_INVALID,
+            at="parameters.timeout",
+            expected="microseconds, 1 or more",
+            got=f'the text "{timeout}"' if isinstance(timeout, str) else timeout,
+        )
+    return min(timeout / 1e6, limits.REQUEST_TIMEOUT_MS_MAX / 1000)
 
 
 def _read_known(content: bytes, n_features: int) -> InferRequest | None:
@@ -257,8 +281,12 @@ def _from_json(data: msgspec.Raw, n_rows: int, n_features: int) -> npt.NDArray[n
         rows = _decode_nested(content)
     except _UNREADABLE as error:
         raise _invalid("data", "numbers, flat or row by row", error) from error
-    if len(rows) != n_rows or any(len(row) != n_features for row in rows):
-        raise _invalid("data", f"{n_rows} rows of {n_features} numbers", f"{len(rows)} rows")
+    expected = f"{n_rows} rows of {n_features} numbers"
+    if len(rows) != n_rows:
+        raise _invalid("data", expected, f"{len(rows)} rows")
+    for number, row in enumerate(rows):
+        if len(row) != n_features:
+            raise _invalid("data", expected, f"{len(row)} numbers in row {number}")
     return from_numbers([number for row in rows for number in row], n_rows, n_features)
 
 
