@@ -98,6 +98,17 @@ def test_a_time_that_no_event_has_is_refused(
     assert hint in told.stderr
 
 
+def test_redis_that_is_not_there_is_to_be_started(
+    run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
+) -> None:
+    """The command has ended: nothing of it tries again."""
+    asked = ("features", "get", "card", "c-1", "--store", "redis://127.0.0.1:1/0")
+    told = run(*asked, "--release", str(world[0]), "--unapproved")
+    assert told.returncode == ExitCode.INPUT
+    assert "store-unreachable" in told.stderr
+    assert "Start Redis, or correct the address" in told.stderr
+
+
 def test_an_empty_key_is_refused(
     run: Run, world: tuple[Path, RedisServer, list[dict[str, object]]]
 ) -> None:

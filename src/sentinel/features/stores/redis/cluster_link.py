@@ -29,7 +29,7 @@ from sentinel.core import limits
 from sentinel.core.clock import Clock, SystemClock
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.redis.address import Address, at_node, parse_cluster
-from sentinel.features.stores.redis.link import Patience, RedisLink, Reply, Word
+from sentinel.features.stores.redis.link import UNREACHABLE_HINT, Patience, RedisLink, Reply, Word
 
 N_SLOTS = 16_384
 Node = tuple[str, int]
@@ -330,8 +330,8 @@ class ClusterLink:
         return self._links[node]
 
     def _unreachable(self, got: object) -> SentinelError:
-        hint = "It is tried again by itself; nothing that was acknowledged is lost."
-        return self._error(ErrorCode.STORE_UNREACHABLE, "an answer of Redis in time", got, hint)
+        expected = "an answer of Redis in time"
+        return self._error(ErrorCode.STORE_UNREACHABLE, expected, got, UNREACHABLE_HINT)
 
     def _error(self, code: ErrorCode, expected: str, got: object, hint: str = "") -> SentinelError:
         return SentinelError(code, at=self.address.shown, expected=expected, got=got, hint=hint)

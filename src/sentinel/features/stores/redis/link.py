@@ -30,6 +30,11 @@ Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
 _READ_BYTES = 1 << 18
 # Reply codes that pass by themselves.
 _PASSING = {"LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MOVED", "ASK"}
+# A command may have ended with it, or a worker may go on: true of both.
+UNREACHABLE_HINT = (
+    "Start Redis, or correct the address. What runs on tries again by itself; nothing that was "
+    "acknowledged is lost."
+)
 _DENYING = {"WRONGPASS", "NOAUTH", "NOPERM"}
 
 
@@ -373,7 +378,7 @@ class RedisLink:
             at=self.address.shown,
             expected="an answer of Redis in time",
             got=got,
-            hint="It is tried again by itself; nothing that was acknowledged is lost.",
+            hint=UNREACHABLE_HINT,
         )
 
     def _denied(self, got: object) -> SentinelError:
