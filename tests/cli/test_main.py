@@ -125,6 +125,14 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+def test_ctrl_c_before_the_command_has_begun_is_no_traceback(run: Run, tmp_path: Path) -> None:
+    """The first moments go into imports: one of them is interrupted here."""
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    ended = run("--version", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == ExitCode.INTERRUPTED
+    assert ended.stderr == ""
+
+
 WORDS = st.sampled_from(
     [
         *sorted({word for name in COMMANDS for word in name.split()}),

@@ -76,6 +76,20 @@ def test_a_digest_is_in_one_piece_at_80_columns() -> None:
     assert lines[:3] == ["Release", f" digest         {digest}", " standing       approved"]
 
 
+def test_a_name_at_the_front_is_whole_at_80_columns() -> None:
+    """What stands behind it is folded instead."""
+    names = ["card_amount_mean_7d", "merchant_declined_30d"]
+    told = "0.12345678901234567 present, 0.12345678901234567 defaulted"
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(
+            table("", ["feature", "served", "computed"], [[n, told, told] for n in names])
+        )
+    lines = capture.get().splitlines()
+    assert [line.split()[0] for line in lines if "_" in line] == names
+    assert all(Text(line).cell_len <= 80 for line in lines)
+
+
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_a_status_block_loses_nothing_of_a_long_trouble(width: int) -> None:
     """What does not fit goes on below, right of the mark."""

@@ -133,3 +133,17 @@ def test_releases_are_listed_where_there_is_a_folder(run: Run, tmp_path: Path) -
     listed = json.loads(run("release", "list", "releases", "--json").stdout)["releases"]
     assert [listed[0][name] for name in ("release", "built", "gates")] == [None, None, None]
     assert "–" in run("release", "list", "releases").stdout
+
+
+def test_releases_some_levels_below_are_listed_and_hidden_folders_passed(
+    run: Run, tmp_path: Path
+) -> None:
+    """A link back up is no endless way."""
+    for place in ("a/b/c/release", ".cache/release", "a/1/2/3/4/5/too-deep"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "manifest.json").touch()
+        (tmp_path / place / "model.onnx").touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    told = run("release", "list", ".", "--json")
+    assert told.returncode == ExitCode.OK, told.stderr
+    assert [each["folder"] for each in json.loads(told.stdout)["releases"]] == ["a/b/c/release"]

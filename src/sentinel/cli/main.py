@@ -5,37 +5,41 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-import sentinel
-from sentinel.cli import (
-    breaker,
-    config,
-    contract,
-    data,
-    demo,
-    explain,
-    features,
-    features_parity,
-    features_replay,
-    file_log,
-    init,
-    options,
-    profiling,
-    records,
-    release,
-    replay,
-    serve,
-    serving,
-    simulate,
-    status,
-    store,
-    stream,
-    train,
-)
-from sentinel.cli.boundary import run_command
-from sentinel.cli.exits import ExitCode
-from sentinel.cli.output import write_line
+    import sentinel
+    from sentinel.cli import (
+        breaker,
+        config,
+        contract,
+        data,
+        demo,
+        explain,
+        features,
+        features_parity,
+        features_replay,
+        file_log,
+        init,
+        options,
+        profiling,
+        records,
+        release,
+        replay,
+        serve,
+        serving,
+        simulate,
+        status,
+        store,
+        stream,
+        train,
+    )
+    from sentinel.cli.boundary import run_command
+    from sentinel.cli.exits import ExitCode
+    from sentinel.cli.output import write_line
+except KeyboardInterrupt:
+    # ExitCode.INTERRUPTED, which is not there yet.
+    sys.exit(130)
 
 app = typer.Typer(
     name="sentinel",

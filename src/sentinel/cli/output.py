@@ -168,14 +168,15 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         )
         # A number or a time that is broken in two is read as two.
         is_short = all(len(str(line[index])) <= _UNBROKEN_CHARACTERS_MAX for line in lines)
-        # Nor is a short word: other columns have longer text to fold.
+        # Nor is a short word, or a name at the front: other columns have longer text to fold.
+        most = _WORD_MAX if index else _UNBROKEN_CHARACTERS_MAX
         words = [word for line in lines for word in str(line[index]).split()]
         made.add_column(
             name.replace("_", " "),
             justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=is_number and is_short,
-            min_width=max((len(word) for word in words if len(word) <= _WORD_MAX), default=0),
+            min_width=max((len(word) for word in words if len(word) <= most), default=0),
         )
     for line in lines:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in line))

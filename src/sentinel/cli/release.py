@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from sentinel.release import GateResult, LoadedRelease, Role, Trust
 
+# Folders below folders that are looked into for releases.
+_LEVELS_MAX = 5
+
 group = typer.Typer(no_args_is_help=True, help="Look at releases, verify and approve them.")
 
 
@@ -210,7 +213,7 @@ def list_(
     trust: options.TrustFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the releases in a folder and one level below, and how each stands."""
+    """List the releases in a folder and below, and how each stands."""
     if not folder.is_dir():
         raise SentinelError(
             ErrorCode.FILE_MISSING, at=str(folder), expected="a folder", got="none there"
@@ -306,12 +309,18 @@ def now_ms() -> int:
 
 
 def find_releases(folder: Path) -> list[Path]:
-    """Find folders that hold a manifest, here and two levels below, in order of name."""
-    levels = ("manifest.json", "*/manifest.json", "*/*/manifest.json")
-    found = sorted(path.parent for level in levels for path in folder.glob(level))
-    # A folder of events has a manifest of its own; a release has signatures.
-    releases = [path for path in found if (path / "model.onnx").exists()]
-    return releases[: limits.REGISTRY_RELEASES_MAX]
+    """Find releases here and some levels below, in order of name; hidden folders are passed."""
+    found = []
+    for here, folders, files in os.walk(folder):
+        # A folder of events has a manifest of its own; it has no model.
+        is_release = {"manifest.json", "model.onnx"} <= set(files)
+        if is_release:
+            found.append(Path(here))
+        is_deepest = len(Path(here).relative_to(folder).parts) == _LEVELS_MAX
+        if is_release or is_deepest:
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found)[: limits.REGISTRY_RELEASES_MAX]
 
 
 def gates_table(gates: Sequence[GateResult]) -> RenderableType:
