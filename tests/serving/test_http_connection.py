@@ -56,6 +56,17 @@ def test_what_is_no_request_is_refused_and_the_connection_ends(
 
 
 @pytest.mark.parametrize(
+    ("cut", "at"),
+    [(b"GET /v2 HTTP/1.1\r\nho", "head"), (HEAD + b"content-length: 1000\r\n\r\n{", "body")],
+)
+def test_who_sends_a_part_and_ends_is_told(server: Served, cut: bytes, at: str) -> None:
+    answer = server.raw(cut, half_close=True)
+    assert _error(answer) == (400, "request-invalid")
+    assert f"{at}: expected all of it, got a part of it".encode() in answer
+    assert server.raw(b"", half_close=True) == b""
+
+
+@pytest.mark.parametrize(
     ("request_bytes", "expected"),
     [
         (b"garbage\r\n\r\n", "request: expected a request line of HTTP/1.1"),

@@ -236,6 +236,17 @@ def test_operators_are_on_this_machine_and_no_page_in_a_browser(tmp_path: Path) 
         assert running.request("GET", "/v1/operate/breaker").status == 404
 
 
+def test_a_folder_of_releases_that_is_not_there_ends_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or nobody would learn of it before the day when a release shall take over."""
+    nowhere = tmp_path / "nope"
+    code, found = _run(capsys, "serve", str(tmp_path), "--releases", str(nowhere))
+    assert code is ExitCode.FILE
+    assert found["error"]["code"] == "file-missing"  # type: ignore[index]
+    assert found["error"]["at"] == str(nowhere)  # type: ignore[index]
+
+
 # --- the breaker -----------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from sentinel.cli import config, options
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.output import Output, pairs
 from sentinel.cli.release import load
+from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.threads import require_threads, threads_to_serve
 
 if TYPE_CHECKING:
@@ -117,6 +118,13 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
         "store": store,
         "serve_fronts": fronts,
     }
+    if releases is not None and not releases.is_dir():
+        raise SentinelError(
+            ErrorCode.FILE_MISSING,
+            at=str(releases),
+            expected="a folder of releases",
+            got="none there",
+        )
     loaded_configuration = config.load(flags, flag_of=_FLAG_OF)
     configuration = loaded_configuration.value
     require_threads(threads_to_serve(n_fronts=configuration.serve_fronts), at="sentinel serve")

@@ -211,7 +211,12 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Let a client that only writes no more have its answer."""
-        if not self.is_busy or (self._current is not None and self._current[0].ends_with_client):
+        if not self.is_busy:
+            if self._is_in_message and not self._is_discarding:
+                at = "body" if self._is_head_done else "head"
+                self._refuse(ErrorCode.REQUEST_INVALID, at, "all of it", "a part of it")
+            return False
+        if self._current is not None and self._current[0].ends_with_client:
             return False
         if self._is_in_message:
             self._is_discarding = True
