@@ -51,6 +51,13 @@ def test_parity_holds_for_what_was_served(run: Run, served: Path, tmp_path: Path
     assert 'feature_parity_mismatch_total{feature="n_1h"} 0.0' in (tmp_path / "m.prom").read_text()
 
 
+def test_a_file_of_no_bytes_is_refused(run: Run, served: Path, tmp_path: Path) -> None:
+    (tmp_path / "e.ndjson").touch()
+    told = run(*parity(served, tmp_path / "e.ndjson"))
+    assert told.returncode == ExitCode.INPUT
+    assert "source-empty: " in told.stderr
+
+
 def test_a_dropped_event_ends_with_the_code_of_a_gate(
     run: Run, served: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,20 @@ def test_the_table_has_the_bits_of_one_engine(run: Run, tmp_path: Path, n_proces
     assert table["position"].to_pylist() == [*range(70), *range(73, len(lines) + 3)]
 
 
+def test_a_history_without_a_good_event_is_not_called_done(run: Run, tmp_path: Path) -> None:
+    """Zero bytes are refused before the work; all refused is told by the exit code."""
+    base = ("features", "replay", str(RELEASE), "--unapproved", "--out", "f.parquet")
+    (tmp_path / "empty.ndjson").touch()
+    told = run(*base, "--events", "empty.ndjson", "--feedback", "empty.ndjson")
+    assert told.returncode == ExitCode.INPUT
+    assert "source-empty: empty.ndjson" in told.stderr
+    assert not (tmp_path / "f.parquet").exists()
+    (tmp_path / "other.ndjson").write_text('{"verdict_id": "v1"}\n')
+    told = run(*base, "--events", "other.ndjson", "--feedback", "empty.ndjson", "--json")
+    assert told.returncode == ExitCode.DEGRADED, told.stderr
+    assert json.loads(told.stdout)["rows"] == 0
+
+
 def test_what_stands_there_is_kept(run: Run, tmp_path: Path) -> None:
     """Neither another file nor an input is written over."""
     (tmp_path / "f.parquet").write_text("mine")
@@ -60,6 +74,10 @@ def test_what_stands_there_is_kept(run: Run, tmp_path: Path) -> None:
     assert told.returncode == ExitCode.USAGE
     assert "output-exists: f.parquet" in told.stderr
     assert (tmp_path / "f.parquet").read_text() == "mine"
+    told = run(*base, "--out", ".", "--force")
+    assert told.returncode == ExitCode.USAGE
+    assert "output-exists: .: expected a file to write, got a folder" in told.stderr
+    assert "--force" not in told.stderr
     told = run(*base, "--out", "nowhere/f.parquet")
     assert told.returncode == ExitCode.FILE
     assert "file-unwritable: nowhere/f.parquet" in told.stderr

@@ -262,6 +262,17 @@ def test_what_stands_there_already_is_not_written_over(
     assert (tmp_path / "precious").read_text().startswith("{")
 
 
+def test_decisions_without_a_folder_are_refused_before_the_work(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    release, events = map(str, kit)
+    ended = run("replay", release, "--unapproved", "--events", events, "--decisions", "no/x")
+    assert ended.returncode == ExitCode.FILE
+    assert "file-unwritable: no/x: expected a folder that exists, got none" in ended.stderr
+    assert "--resume" not in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_came_to_nothing_does_not_end_well(
     run: Run, kit: tuple[Path, Path], tmp_path: Path
 ) -> None:

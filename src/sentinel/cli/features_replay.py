@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sentinel.cli import options
+from sentinel.cli.contract import refuse_empty
+from sentinel.cli.exits import ExitCode
 from sentinel.cli.features import group
 from sentinel.cli.output import Advance, Output, number, pairs
 from sentinel.cli.release import load
+from sentinel.cli.replay import require_folder_of
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 
@@ -81,7 +84,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     trust: options.TrustFile = None,
     unapproved: options.Unapproved = False,
     as_json: options.AsJson = False,
-) -> None:
+) -> ExitCode:
     """Compute the feature vector of every event of a history, as the scorer would have got it.
 
     The log is cut by entity and replayed on all cores through the kernel that serves; the vectors
@@ -95,6 +98,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     from sentinel.hardware import read_machine
 
     inputs = [*events, *(feedback or [])]
+    refuse_empty(events)
     _check_place(out, inputs, may_exist=force)
     features = feature_set_of(source, trust, allow_unapproved=unapproved)
     files = [EventFile(path) for path in events]
@@ -109,6 +113,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     with output.progress(f"replaying {events[0].name}", total=n_bytes) as advance:
         n_rows = _write(run, features, out, files, advance)
     _show(output, out, n_rows, run)
+    return ExitCode.DEGRADED if run.n_refused and not n_rows else ExitCode.OK
 
 
 def feature_set_of(source: Path, trust: Path | None, *, allow_unapproved: bool) -> FeatureSet:
@@ -193,7 +198,15 @@ def _parquet(out: Path, schema: object) -> Iterator[pq.ParquetWriter]:
 def _check_place(out: Path, inputs: Sequence[Path], *, may_exist: bool) -> None:
     """Say before the work that there is no place for its result."""
     is_input = any(path.exists() and out.exists() and path.samefile(out) for path in inputs)
-    if is_input or out.is_dir() or ((out.exists() or out.is_symlink()) and not may_exist):
+    if out.is_dir():
+        raise SentinelError(
+            ErrorCode.OUTPUT_EXISTS,
+            at=str(out),
+            expected="a file to write",
+            got="a folder",
+            hint="Name a file in it.",
+        )
+    if is_input or ((out.exists() or out.is_symlink()) and not may_exist):
         raise SentinelError(
             ErrorCode.OUTPUT_EXISTS,
             at=str(out),
@@ -201,10 +214,7 @@ def _check_place(out: Path, inputs: Sequence[Path], *, may_exist: bool) -> None:
             got="a file that is being read" if is_input else "something that stands there already",
             hint="Name another" + ("." if is_input else ", or replace it with --force."),
         )
-    if not out.parent.is_dir():
-        raise SentinelError(
-            ErrorCode.FILE_UNWRITABLE, at=str(out), expected="a folder that exists", got="none"
-        )
+    require_folder_of(out)
 
 
 def _show(output: Output, out: Path, n_rows: int, run: Run) -> None:

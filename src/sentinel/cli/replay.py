@@ -186,7 +186,7 @@ def refuse_overwriting(
     Raises
     ------
     SentinelError
-        ``output-exists``; nothing was changed.
+        ``output-exists``, ``file-unwritable`` without the folder; nothing was changed.
     """
     release = folder.resolve()
     for output in outputs:
@@ -194,6 +194,7 @@ def refuse_overwriting(
             raise _exists(output, "a place outside the release", "a path in the release's folder")
     if decisions is None:
         return
+    require_folder_of(decisions)
     unfinished = decisions.with_name(decisions.name + ".partial")
     checkpoint = decisions.with_name(decisions.name + ".checkpoint.json")
     for written in (decisions, unfinished, checkpoint):
@@ -207,6 +208,20 @@ def refuse_overwriting(
     raise _exists(
         decisions, "no such file yet", "a file", "Name another, or replace it with --force."
     )
+
+
+def require_folder_of(path: Path) -> None:
+    """Say before the work that a file has no folder to be written into.
+
+    Raises
+    ------
+    SentinelError
+        ``file-unwritable``.
+    """
+    if not path.parent.is_dir():
+        raise SentinelError(
+            ErrorCode.FILE_UNWRITABLE, at=str(path), expected="a folder that exists", got="none"
+        )
 
 
 def _is_same(one: Path, other: Path) -> bool:
