@@ -175,6 +175,7 @@ def test_the_health_service_says_what_readiness_says(server: Served) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         _call(server, "/grpc.health.v1.Health/Check", kind(service="no").SerializeToString())
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.value.details().startswith("model-unknown: service")
 
 
 def test_reflection_lists_the_services_and_their_files(server: Served) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,7 +88,9 @@ def check(
     output = Output(as_json=as_json)
     schema = load_schema(source, feedback=feedback)
     if not feedback:
-        refuse_empty([events])
+        from sentinel.data.event_file import refuse_empty
+
+        refuse_empty(events)
     result = check_file(schema, events, output)
     output.document(
         {
@@ -162,21 +163,6 @@ def check_file(schema: ContractSchema, events: Path, output: Output) -> CheckRes
     for sentence in source.progress.notes:
         output.note(f"{events.name}: {sentence}")
     return result
-
-
-def refuse_empty(files: Sequence[Path]) -> None:
-    """Refuse files of zero bytes; feedback may be one, events are lost somewhere upstream.
-
-    Raises
-    ------
-    SentinelError
-        ``source-empty``.
-    """
-    for path in files:
-        if path.is_file() and path.stat().st_size == 0:
-            raise SentinelError(
-                ErrorCode.SOURCE_EMPTY, at=str(path), expected="at least one event", got="0 bytes"
-            )
 
 
 def load_schema(source: Path, *, feedback: bool) -> ContractSchema:

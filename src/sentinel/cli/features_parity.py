@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sentinel.cli import options
-from sentinel.cli.contract import refuse_empty
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.features import group
 from sentinel.cli.features_replay import EventFiles, FeedbackFiles, in_one
@@ -160,9 +159,11 @@ def _once(
 ) -> ParityReport:
     """Compare two logs that are whole."""
     from sentinel.data import EventFile
+    from sentinel.data.event_file import refuse_empty
     from sentinel.monitoring.feature_parity import check_parity
 
-    refuse_empty(events)
+    for path in events:
+        refuse_empty(path)
     files = [EventFile(path) for path in events]
     n_bytes = sum(path.stat().st_size for path in events if path.is_file())
     with output.progress("replaying", total=n_bytes) as advance:

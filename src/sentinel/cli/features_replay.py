@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sentinel.cli import options
-from sentinel.cli.contract import refuse_empty
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.features import group
 from sentinel.cli.output import Advance, Output, number, pairs
@@ -98,7 +97,8 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     from sentinel.hardware import read_machine
 
     inputs = [*events, *(feedback or [])]
-    refuse_empty(events)
+    for path in events:
+        refuse_empty(path)
     _check_place(out, inputs, may_exist=force)
     features = feature_set_of(source, trust, allow_unapproved=unapproved)
     files = [EventFile(path) for path in events]

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from sentinel.contract.batch import RawBatch
 from sentinel.core import limits
-from sentinel.core.errors import SentinelError
+from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.data.byte_source import open_bytes
 from sentinel.data.line_buffer import Follower, LineBuffer, ReadProgress
 
-__all__ = ["EventFile", "ReadProgress"]
+__all__ = ["EventFile", "ReadProgress", "refuse_empty"]
 
 
 class EventFile:
@@ -135,3 +135,17 @@ class EventFile:
                 raise fault
         finally:
             source.close()
+
+
+def refuse_empty(path: Path) -> None:
+    """Refuse a file of zero bytes: an accident upstream. A missing one is for the reader to name.
+
+    Raises
+    ------
+    SentinelError
+        ``source-empty``.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        raise SentinelError(
+            ErrorCode.SOURCE_EMPTY, at=str(path), expected="at least one event", got="0 bytes"
+        )

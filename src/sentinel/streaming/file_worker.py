@@ -34,6 +34,7 @@ from sentinel.core.clock import Clock, SystemClock
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.core.hashing import sha256_of
 from sentinel.data import EventFile
+from sentinel.data.event_file import refuse_empty
 from sentinel.features.engine import known_at
 from sentinel.features.replay import FeedbackOrder
 from sentinel.features.stores.durable import DurableStore
@@ -264,7 +265,7 @@ class FileWorker:
         """
         job = self._job
         source = EventFile(job.events)
-        _refuse_empty(job.events)
+        refuse_empty(job.events)
         self._check_fresh(source.source)
         file = self._open_decisions(source.source)
         try:
@@ -571,14 +572,6 @@ class _Feedback:
         if schema is None:
             return _LONG_AGO_MS
         return int(known_at(decoded.events, schema).max(initial=_LONG_AGO_MS))
-
-
-def _refuse_empty(path: Path) -> None:
-    """Zero bytes are an accident upstream; a missing file is for the reader to name."""
-    if path.is_file() and path.stat().st_size == 0:
-        raise SentinelError(
-            ErrorCode.SOURCE_EMPTY, at=str(path), expected="at least one event", got="0 bytes"
-        )
 
 
 def _slice(raw: RawBatch, first: int, end: int) -> RawBatch:

@@ -243,10 +243,12 @@ class GrpcDoor:
 
     # --- health and reflection ---------------------------------------------------------------
 
-    async def _check(self, request: _Proto, context: _Context) -> _Proto:
+    async def _check(self, request: _Proto, _: _Context) -> _Proto:
         status = self._serving_status(request.service)
         if status == SERVING_STATUSES.index("SERVICE_UNKNOWN"):
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+            raise SentinelError(
+                ErrorCode.MODEL_UNKNOWN, at="service", expected="one of this server", got="another"
+            )
         return message("grpc.health.v1", "HealthCheckResponse")(status=status)
 
     async def _watch(self, request: _Proto, _: _Context) -> AsyncIterator[_Proto]:
