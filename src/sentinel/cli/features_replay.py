@@ -91,6 +91,7 @@ def replay(  # noqa: PLR0913 -- one parameter a flag
     are counted and left out. The file is there whole, or not at all.
     """
     from sentinel.data import EventFile
+    from sentinel.data.event_file import refuse_empty
     from sentinel.features import compile_plan
     from sentinel.features.history.parallel import ParallelReplay
     from sentinel.features.history.serial import SerialReplay
