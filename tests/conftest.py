@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,10 @@ hypothesis.settings.load_profile("untimed")
 # priority would wait for minutes, and a deadline that no test names says nothing.
 os.environ["SENTINEL_SERVE_EXPLAINER_NICE"] = "0"
 os.environ["SENTINEL_SERVE_TIMEOUT_MS"] = "9000"
+# Ctrl-C reaches the processes of tests also where the tests run in a shell's background, which
+# ignores it, and whose processes would.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 SLICE_S = 120.0
 """How long one test of tier 2 or 3 may repeat itself, seconds, unless told otherwise."""
 SOAK_S = 3_300.0

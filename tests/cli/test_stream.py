@@ -102,9 +102,10 @@ def test_sigterm_ends_it_in_good_order_and_metrics_are_served(
     assert document["decided"] == document["decisions_sent"] == 500
     assert document["quarantined"] == document["quarantine_sent"] == 1
     assert sum(document["positions"].values()) == 501
-    assert (document["standing"], document["troubles"]) == (
+    # Two partitions of so few events: one may be far ahead of the other, which is said as well.
+    assert (document["standing"], document["troubles"][0]) == (
         "NOT APPROVED",
-        ["the release is NOT APPROVED"],
+        "the release is NOT APPROVED",
     )
     assert 'sentinel_health{state="DEGRADED"} 1.0' in metrics
     assert 'approved="false"' in metrics
