@@ -134,12 +134,8 @@ class Opened:
         int
             Answers that the state never learns of; a line in the log says so.
         """
-        engine: object = self.scorer.engine
+        engine = self.scorer.engine
         if not isinstance(engine, RemoteStore):
-            return 0
-        from sentinel.features.stores.redis.store import RedisStore
-
-        if not isinstance(engine, RedisStore):
             return 0
         end_s = time.monotonic() + 2 * limits.STORE_TEND_S
         while engine.n_backlog and time.monotonic() < end_s:

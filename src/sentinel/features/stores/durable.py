@@ -37,5 +37,9 @@ class RemoteStore(Protocol):
     def trouble(self) -> str:
         """Why state is not where it should be, for people; empty when all is well."""
 
+    @property
+    def n_backlog(self) -> int:
+        """Events and feedback that wait for the place, in this process only."""
+
     def tend(self) -> None:
         """Ask whether the place answers, and apply what waits; where no batch comes."""
