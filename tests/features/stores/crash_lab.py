@@ -144,6 +144,17 @@ def undisturbed(stream: Stream) -> tuple[str, dict[int, str]]:
     return engine.state_digest(), answers
 
 
+def whole_lines(path: Path) -> int:
+    """Open a file of answers to append to, without the half line a kill inside a write left.
+
+    A process killed in ``write`` leaves whole pages of what it wrote: such an answer was not given.
+    """
+    told = path.read_bytes() if path.exists() else b""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.ftruncate(file, told.rfind(b"\n") + 1)
+    return file
+
+
 def work(stream: Stream, command: dict[str, object]) -> None:
     """Go on from the store's position to the end of the stream; say the state digest."""
     folder = Path(str(command["folder"]))
@@ -153,7 +164,7 @@ def work(stream: Stream, command: dict[str, object]) -> None:
         durability=Durability(str(command.get("durability", "process"))),
         snapshot_every_events=int(str(command.get("snapshot_every", 5_000))),
     )
-    answered = os.open(str(command["answers"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    answered = whole_lines(Path(str(command["answers"])))
     os.write(answered, f"start {store.position('payments')}\n".encode())
     for kind, first, end in stream.steps(store.position("payments"), store.position("verdicts")):
         batch = stream.batch(kind, first, end)

@@ -88,3 +88,13 @@ def test_kill_at_any_time_ends_in_the_undisturbed_state(
     assert long_lab.run(folder) == {"signal": 0, "exit": 0}
     assert sum(long_lab.check(folder)) == 0
     assert n_killed >= 0.5 * trials.done
+
+
+def test_answers_half_written_by_a_kill_count_as_not_given(lab: Lab, tmp_path: Path) -> None:
+    """A kill inside a write leaves whole pages of it: the witness must not accuse the store."""
+    (tmp_path / "answers").write_text("start 0\n71 0f")
+    assert lab.run(tmp_path) == {"signal": 0, "exit": 0}
+    assert lab.check(tmp_path) == [0, 0]
+    (tmp_path / "answers").write_text("start 0\n71 0f\ndone\n")
+    with pytest.raises(AssertionError, match="another answer at 71"):
+        lab.check(tmp_path)
