@@ -14,8 +14,8 @@ from process_rig import server_process
 from serving_rig import MODEL, Answered, Served, infer_body, payment, served
 from tests.serving.explanation_rig import explained_release
 
-from sentinel.core import limits
 from sentinel.core.limits import EXPLAINER_NICE
+from sentinel.serving import bounds
 from sentinel.serving.explanations.kept import EXPLANATIONS_FOLDER, find_explanation
 from sentinel.serving.settings import ExplainMode
 from sentinel.testing import wait_until
@@ -170,7 +170,7 @@ def test_rows_of_features_are_scored_and_explained(running: Served) -> None:
 
 def test_as_many_rows_as_the_page_says_are_explained(running: Served) -> None:
     """More than the explainer takes at once."""
-    n_rows = limits.EXPLAIN_REQUEST_ROWS_MAX
+    n_rows = bounds.EXPLAIN_REQUEST_ROWS_MAX
     answer = running.request(
         "POST",
         f"/v2/models/{MODEL}/explain",

@@ -24,6 +24,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease, load_release
 from sentinel.scoring import Outcome
+from sentinel.serving import bounds
 from sentinel.serving.explanations.explainer import ExplainerProcess
 from sentinel.serving.explanations.explanations import Explanations, Tap, watch
 from sentinel.serving.explanations.kept import find_explanation
@@ -94,7 +95,7 @@ def test_a_full_queue_skips_and_counts_and_never_waits(loaded: LoadedRelease) ->
         wait_until(lambda: sleeper.pid is not None)
         assert made.desk.n_waiting <= 50
         # Some may be with the explainer already, which does not answer.
-        assert made.desk.counts()["skipped"] >= 400 - 50 - limits.EXPLANATION_BATCH_ROWS_MAX
+        assert made.desk.counts()["skipped"] >= 400 - 50 - bounds.EXPLANATION_BATCH_ROWS_MAX
         made.tap.offer(records_of(loaded, 60, first=400))
         with pytest.raises(SentinelError) as caught:
             made.desk.find(b"e459")
@@ -142,7 +143,7 @@ def test_an_explainer_that_always_dies_fails_its_rows_and_says_so(
     loaded: LoadedRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again, each row alone, and then given up; asking tries once more."""
-    monkeypatch.setattr(limits, "EXPLAINER_PAUSE_S", 0.01)
+    monkeypatch.setattr(bounds, "EXPLAINER_PAUSE_S", 0.01)
     broken = ExplainerProcess(None, command=(sys.executable, "-c", "raise SystemExit(3)"))
     made = Desk(loaded, process=broken)
     try:
@@ -314,7 +315,7 @@ def test_each_decision_is_explained_by_the_release_that_made_it(
     """Before and after a hot swap; releases that were only staged take no place."""
     source = folder_of_releases()
     following = load_release(source / "1.3.0", None, now_ms=NOW_MS, allow_unapproved=True)
-    for _ in range(2 * limits.EXPLAINER_RELEASES_MAX):
+    for _ in range(2 * bounds.EXPLAINER_RELEASES_MAX):
         desk.desk.tap(following)
     after = desk.desk.tap(following)
     assert after is not None

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.fronts.restarts import Ended, Reason, reason_of, restart_pause_s
 
 
 @given(st.integers(1, 1_000), st.floats(0, 1, exclude_max=True))
 def test_a_pause_is_at_least_a_doubling_and_at_most_the_bound(n: int, draw: float) -> None:
     pause_s = restart_pause_s(n, draw)
-    assert pause_s >= min(2.0 ** (n - 1), limits.PART_RESTART_S_MAX * 0.8)
-    assert pause_s <= limits.PART_RESTART_S_MAX
+    assert pause_s >= min(2.0 ** (n - 1), bounds.PART_RESTART_S_MAX * 0.8)
+    assert pause_s <= bounds.PART_RESTART_S_MAX
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sentinel.contract import Fault, Refusal
 from sentinel.contract.codes import RefusalCode
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.batching.scoring_worker import EventRefusedError
 from sentinel.serving.batching.work import EventAnswers, TensorAnswers
@@ -103,7 +103,7 @@ def test_frames_come_out_whole_however_they_were_cut(events: list[bytes], step: 
 
 
 def test_a_frame_beyond_the_bound_is_refused_before_it_is_read() -> None:
-    length = (limits.FRONT_FRAME_BYTES_MAX + 1).to_bytes(4, "big")
+    length = (bounds.FRONT_FRAME_BYTES_MAX + 1).to_bytes(4, "big")
     with pytest.raises(SentinelError) as refused:
         list(FrameReader().feed(length))
     assert (refused.value.code, refused.value.at) == (ErrorCode.REQUEST_TOO_LARGE, "frame")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.queue_of_rows import RowQueue
 from sentinel.serving.batching.service_time import ServiceTime
@@ -24,8 +24,8 @@ def _gate(n_rows: int, *, tenant: str = "a") -> tuple[Gate, RowQueue]:
     """Make a gate before a queue where each row takes a millisecond, and so many wait."""
     curve = ServiceTime()
     now_s = time.monotonic()
-    curve.observe(limits.SERVE_BATCH_ROWS_MAX, limits.SERVE_BATCH_ROWS_MAX * ROW_S, now_s=now_s)
-    queue = RowQueue(rows_max=limits.QUEUE_ROWS_MAX, curve=curve)
+    curve.observe(bounds.SERVE_BATCH_ROWS_MAX, bounds.SERVE_BATCH_ROWS_MAX * ROW_S, now_s=now_s)
+    queue = RowQueue(rows_max=bounds.QUEUE_ROWS_MAX, curve=curve)
     gate = Gate(queue, curve)
     if n_rows:
         work = Work(
@@ -41,7 +41,7 @@ def _gate(n_rows: int, *, tenant: str = "a") -> tuple[Gate, RowQueue]:
 
 
 def test_a_short_queue_refuses_nobody() -> None:
-    gate, _ = _gate(limits.GATE_ROWS_MIN - 1)
+    gate, _ = _gate(bounds.GATE_ROWS_MIN - 1)
     assert not gate.is_crowded
     assert gate.refuses("a", 0.0) == 0.0
     assert gate.n_refused == 0
@@ -49,7 +49,7 @@ def test_a_short_queue_refuses_nobody() -> None:
 
 def test_who_has_less_time_than_the_queue_takes_is_refused_and_counted() -> None:
     gate, _ = _gate(999)
-    time_s = 1.0 / limits.ADMITTED_SHARE
+    time_s = 1.0 / bounds.ADMITTED_SHARE
     assert gate.refuses("a", 0.9 * time_s) == pytest.approx(1.0)
     assert gate.refuses("a", 1.1 * time_s) == 0.0
     assert gate.n_refused == 1

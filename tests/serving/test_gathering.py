@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 
 import pytest
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.doors.gathering import Gathering, ProcessorShare
 
 LEFT_S = 1.0
@@ -27,9 +27,9 @@ async def rounds(gathering: Gathering, n_calls: int, n_rounds: int) -> None:
 def test_a_server_with_time_to_spare_lets_nobody_wait() -> None:
     async def work() -> None:
         gathering = Gathering(lambda: 0.5)
-        await rounds(gathering, 8, 10 * limits.GATHER_TRY_EVERY)
+        await rounds(gathering, 8, 10 * bounds.GATHER_TRY_EVERY)
         assert gathering.n_expected == 1
-        assert gathering._n_until_try == limits.GATHER_TRY_EVERY, "it was not tried"
+        assert gathering._n_until_try == bounds.GATHER_TRY_EVERY, "it was not tried"
 
     run(work())
 
@@ -57,7 +57,7 @@ def test_more_are_waited_for_only_when_it_was_full_again_and_again() -> None:
     async def work() -> None:
         gathering = Gathering(lambda: 1.0)
         gathering.n_expected = 4
-        await rounds(gathering, 4, limits.GATHER_FULL_MIN)
+        await rounds(gathering, 4, bounds.GATHER_FULL_MIN)
         assert gathering.n_expected > 4
         await rounds(gathering, 4, 1)
         assert gathering.n_expected == 4, "the timer said how many there are"
@@ -69,7 +69,7 @@ def test_who_is_alone_is_tried_ever_more_seldom() -> None:
     async def work() -> None:
         gathering = Gathering(lambda: 1.0)
         n_waited = 0
-        for _ in range(20 * limits.GATHER_TRY_EVERY):
+        for _ in range(20 * bounds.GATHER_TRY_EVERY):
             before = gathering._try_every
             await gathering.join(LEFT_S)
             n_waited += gathering._try_every != before
@@ -92,7 +92,7 @@ def test_a_server_that_has_become_idle_lets_nobody_wait_any_more() -> None:
     run(work())
 
 
-@pytest.mark.parametrize("left_s", [-1.0, 0.0, limits.GATHER_LEFT_S_MIN / 2])
+@pytest.mark.parametrize("left_s", [-1.0, 0.0, bounds.GATHER_LEFT_S_MIN / 2])
 def test_who_is_in_a_hurry_is_not_kept(left_s: float) -> None:
     async def work() -> None:
         gathering = Gathering(lambda: 1.0)

@@ -11,6 +11,7 @@ import pytest
 from serving_rig import served
 
 from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.batching.batcher import Vital
 from sentinel.serving.fronts.remote_plane import RemotePlane
 from sentinel.serving.fronts.wire import FROM_SCORING, About, FrameReader, State, frame
@@ -35,7 +36,7 @@ CHANGES: dict[str, tuple[Vital, Callable[[Health], None], str]] = {
     "the scorer closed": (WELL._replace(failure="a full disk"), lambda _: None, "a full disk"),
     "the thread dead": (WELL._replace(is_alive=False), lambda _: None, "thread has ended"),
     "the batch hanging": (
-        WELL._replace(busy_for_s=3 * limits.DOOR_CANARY_S),
+        WELL._replace(busy_for_s=3 * bounds.DOOR_CANARY_S),
         lambda _: None,
         "in the model for",
     ),
@@ -60,7 +61,7 @@ def test_the_next_report_says_what_has_changed(name: str) -> None:
 def test_time_alone_ends_readiness() -> None:
     """A canary that is not asked any more, and a loop that has stopped, are both found by age."""
     health = _started()
-    health._check = DoorCheck("", time.monotonic() - 2 * limits.DOOR_CANARY_S - 10)
+    health._check = DoorCheck("", time.monotonic() - 2 * bounds.DOOR_CANARY_S - 10)
     assert [cause[:24] for cause in health.report(WELL, ()).causes] == ["the canary was last righ"]
     health.door_checked("")
     assert health.report(WELL, ()).is_ready

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from serving_rig import Served, payment, served
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.doors.http_connection import HttpDoor
 
 HEAD = b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
@@ -92,13 +92,13 @@ def test_what_is_no_http_is_answered_in_words_of_http(
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        HEAD + b"content-length: %d\r\n\r\n" % (limits.REQUEST_BODY_BYTES_MAX + 1),
+        HEAD + b"content-length: %d\r\n\r\n" % (bounds.REQUEST_BODY_BYTES_MAX + 1),
         HEAD + b"content-length: 99999999999999999\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * limits.REQUEST_HEAD_BYTES_MAX + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * limits.REQUEST_HEAD_BYTES_MAX,
-        b"GET /" + b"y" * limits.REQUEST_HEAD_BYTES_MAX,
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * bounds.REQUEST_HEAD_BYTES_MAX + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * bounds.REQUEST_HEAD_BYTES_MAX,
+        b"GET /" + b"y" * bounds.REQUEST_HEAD_BYTES_MAX,
         b"GET / HTTP/1.1\r\nhost: a\r\n"
-        + b"".join(b"x%d: y\r\n" % number for number in range(limits.REQUEST_HEADERS_MAX))
+        + b"".join(b"x%d: y\r\n" % number for number in range(bounds.REQUEST_HEADERS_MAX))
         + b"\r\n",
     ],
 )
@@ -111,7 +111,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(
 @pytest.mark.reliability("F3")
 def test_a_body_in_chunks_is_refused_once_it_is_too_large(server: Served) -> None:
     block = b"%x\r\n" % (1 << 20) + b" " * (1 << 20) + b"\r\n"
-    blocks = block * (limits.REQUEST_BODY_BYTES_MAX // (1 << 20) + 1)
+    blocks = block * (bounds.REQUEST_BODY_BYTES_MAX // (1 << 20) + 1)
     answer = server.raw(HEAD + b"transfer-encoding: chunked\r\n\r\n" + blocks)
     assert _error(answer) == (413, "request-too-large")
 
@@ -180,9 +180,9 @@ def test_head_requests_have_a_length_and_no_body(server: Served) -> None:
 
 
 def test_slow_senders_are_told_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REQUEST_HEAD_S_MAX", 0.3)
-    monkeypatch.setattr(limits, "REQUEST_BODY_S_MAX", 0.3)
-    monkeypatch.setattr(limits, "CONNECTION_IDLE_S_MAX", 0.3)
+    monkeypatch.setattr(bounds, "REQUEST_HEAD_S_MAX", 0.3)
+    monkeypatch.setattr(bounds, "REQUEST_BODY_S_MAX", 0.3)
+    monkeypatch.setattr(bounds, "CONNECTION_IDLE_S_MAX", 0.3)
     with served(tmp_path) as running:
         address = ("127.0.0.1", running.addresses.http_port)
         for part in (b"GET / HT", HEAD + b"content-length: 9\r\n\r\n{"):
@@ -250,11 +250,11 @@ def test_a_known_head_with_a_body_in_pieces_or_of_another_length_is_read_by_the_
 def test_heads_that_differ_each_time_do_not_fill_the_memory(server: Served) -> None:
     server.wait_ready()
     with socket.create_connection(("127.0.0.1", server.addresses.http_port), timeout=10) as link:
-        for number in range(limits.HTTP_HEADS_KNOWN_MAX + 20):
+        for number in range(bounds.HTTP_HEADS_KNOWN_MAX + 20):
             link.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\ntraceparent: %d\r\n\r\n" % number)
             assert _body(link)["name"]
     door = _door(server)
-    assert 0 < len(door.heads) <= limits.HTTP_HEADS_KNOWN_MAX
+    assert 0 < len(door.heads) <= bounds.HTTP_HEADS_KNOWN_MAX
 
 
 def _body(link: socket.socket) -> dict[str, object]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from serving_rig import GOLDEN, MODEL, N_FEATURES, Served, infer_body, payment, verdict
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 
 ROW = [19.5, 1.0, 20.0, 60.0, 1.0]
 
@@ -30,7 +30,7 @@ ROW = [19.5, 1.0, 20.0, 60.0, 1.0]
         (b"{}", "", 415, "content-unsupported"),
         (b"{}", "application/json; charset=latin-1", 415, "content-unsupported"),
         (b"\n\n", "application/x-ndjson", 400, "request-invalid"),
-        (b"{}\n" * (limits.REQUEST_ROWS_MAX + 1), "application/x-ndjson", 413, "request-too-large"),
+        (b"{}\n" * (bounds.REQUEST_ROWS_MAX + 1), "application/x-ndjson", 413, "request-too-large"),
     ],
 )
 def test_bad_events_are_refused_with_a_reason(
@@ -69,7 +69,7 @@ def test_an_array_of_events_gets_an_array_of_decisions(server: Served) -> None:
 
 
 def test_an_array_has_as_many_events_as_lines_may_have(server: Served) -> None:
-    body = b"[" + b",".join([b"{}"] * (limits.REQUEST_ROWS_MAX + 1)) + b"]"
+    body = b"[" + b",".join([b"{}"] * (bounds.REQUEST_ROWS_MAX + 1)) + b"]"
     answer = server.request("POST", "/v1/score", body, content_type="application/json")
     assert (answer.status, answer.json()["code"]) == (413, "request-too-large")
 

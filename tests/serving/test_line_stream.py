@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from serving_rig import Served, payment, served
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 
 HEAD = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n"
 STREAMED = HEAD + b"transfer-encoding: chunked\r\n"
@@ -109,7 +109,7 @@ def test_a_stream_without_lines_is_answered_with_none(server: Served) -> None:
 
 def test_a_client_that_does_not_read_is_not_read_and_all_is_answered_then(server: Served) -> None:
     """More lines than may be under way; the client begins to read when it has sent them all."""
-    n = 2 * limits.STREAM_LINES_AHEAD_MAX + 500
+    n = 2 * bounds.STREAM_LINES_AHEAD_MAX + 500
     content = b"".join(payment(f"s-many-{number}") + b"\n" for number in range(n))
     with linked(server) as link:
 
@@ -136,7 +136,7 @@ def test_a_client_that_does_not_read_is_not_read_and_all_is_answered_then(server
 def test_a_line_that_is_too_long_ends_the_stream_behind_what_is_owed(server: Served) -> None:
     with linked(server) as link:
         link.send(STREAMED + b"\r\n" + chunk(payment("s-owed") + b"\n"))
-        link.send(chunk(b"x" * (limits.STREAM_LINE_BYTES_MAX + 1)))
+        link.send(chunk(b"x" * (bounds.STREAM_LINE_BYTES_MAX + 1)))
         assert link.head()[""] == "200"
         found, is_whole = link.lines()
     assert [each.get("code") for each in found] == [None, "request-too-large"]

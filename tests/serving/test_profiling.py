@@ -15,8 +15,8 @@ from serving_rig import Served, payment, served
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode, exit_code_of
 from sentinel.cli.main import app
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.work import Kind, Piece, Work
 from sentinel.serving.profiling import Recorder, read_seconds
 
@@ -140,7 +140,7 @@ def test_a_request_waits_for_all_of_its_batch_and_what_no_lap_named_is_encoding(
 
 def test_a_profile_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound requests are counted and not kept."""
-    monkeypatch.setattr(limits, "PROFILE_REQUESTS_MAX", 3)
+    monkeypatch.setattr(bounds, "PROFILE_REQUESTS_MAX", 3)
     recorder = Recorder(dict)
     works = [_work(float(i)) for i in range(5)]
     recorder.scored([Piece(work, 0, 1) for work in works], 5.0, 6.0)

@@ -13,7 +13,7 @@ import wire_rig
 from serving_rig import MODEL, N_FEATURES, Served, payment
 from tritonclient.utils import InferenceServerException
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.doors.grpc_messages import message
 
 ROWS = np.array([[19.5, 1, 20, 60, 1], [900, 3, 20, 5, 0]], dtype=np.float32)
@@ -139,7 +139,7 @@ def test_a_call_that_says_how_long_it_waits_is_answered(server: Served) -> None:
 
 def test_a_message_over_the_limit_is_refused(server: Served) -> None:
     with pytest.raises(grpc.RpcError) as refused:
-        _call(server, INFER, bytes(limits.REQUEST_BODY_BYTES_MAX + 1))
+        _call(server, INFER, bytes(bounds.REQUEST_BODY_BYTES_MAX + 1))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

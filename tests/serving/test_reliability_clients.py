@@ -17,7 +17,7 @@ import psutil
 import pytest
 from serving_rig import Served, payment, served
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 
 POST = b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
 # How a slow client begins, and what it then sends a byte of now and then.
@@ -47,7 +47,7 @@ def test_slow_clients_are_let_go_and_honest_ones_notice_nothing(
 ) -> None:
     """Deadlines are a second here; a byte now and then moves none of them."""
     for name in DEADLINES:
-        monkeypatch.setattr(limits, name, 1.0)
+        monkeypatch.setattr(bounds, name, 1.0)
     with served(tmp_path) as running, contextlib.ExitStack() as stack:
         running.wait_ready()
         address = ("127.0.0.1", running.addresses.http_port)
@@ -76,7 +76,7 @@ def test_a_client_that_asks_and_never_reads_is_stopped_and_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: Iterator[int]
 ) -> None:
     """What it is owed is bounded: nothing more is taken from it while its answers are unread."""
-    monkeypatch.setattr(limits, "ANSWER_UNREAD_S_MAX", 1.0)
+    monkeypatch.setattr(bounds, "ANSWER_UNREAD_S_MAX", 1.0)
     with served(tmp_path) as running:
         running.wait_ready()
         before = psutil.Process().memory_info().rss

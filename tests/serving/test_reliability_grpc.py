@@ -16,7 +16,7 @@ import psutil
 import pytest
 from serving_rig import MODEL, Served, payment
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.doors.grpc_door import _host
 from sentinel.serving.doors.grpc_messages import message
 
@@ -50,7 +50,7 @@ def _is_whole(channel: grpc.Channel, name: str) -> None:
 
 
 @pytest.mark.reliability("F10")
-@pytest.mark.parametrize("n_bytes", [limits.REQUEST_BODY_BYTES_MAX + 1, 100_000_000])
+@pytest.mark.parametrize("n_bytes", [bounds.REQUEST_BODY_BYTES_MAX + 1, 100_000_000])
 def test_a_message_over_the_limit_is_refused(channel: grpc.Channel, n_bytes: int) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         channel.unary_unary("/sentinel.v1.Scoring/Score")(bytes(n_bytes), timeout=30)
@@ -197,4 +197,4 @@ def test_one_address_is_one_tenant_at_both_doors(peer: str, tenant: str) -> None
 
 
 def test_the_bomb_is_one() -> None:
-    assert len(gzip.compress(bytes(60_000_000))) < limits.REQUEST_BODY_BYTES_MAX
+    assert len(gzip.compress(bytes(60_000_000))) < bounds.REQUEST_BODY_BYTES_MAX

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from serving_rig import MODEL, QUIET_S, Served, payment
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.doors import http_message
 
 GET = b"GET /v2 HTTP/1.1\r\nhost: a\r\n"
@@ -172,7 +172,7 @@ def test_a_compressed_body_is_not_taken_whatever_is_inside(server: Served, codin
 def test_a_body_over_the_limit_is_refused_by_its_length_before_it_is_sent(
     server: Served, n_over: int
 ) -> None:
-    n_bytes = limits.REQUEST_BODY_BYTES_MAX + n_over
+    n_bytes = bounds.REQUEST_BODY_BYTES_MAX + n_over
     answers = _talk(server, [POST + b"content-length: %d\r\n\r\n" % n_bytes])
     assert (answers[0][0], answers[0][1]["code"]) == (413, "request-too-large")
 

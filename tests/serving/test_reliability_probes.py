@@ -15,7 +15,7 @@ import pytest
 from process_rig import ServerProcess, server_process
 from serving_rig import payment, payments, served
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.testing.load_generator import LoadReport, Schedule, Traffic, put_load
 
 RATE = 1_000
@@ -80,7 +80,7 @@ def test_a_thousand_probes_a_second_are_answered_and_ask_no_canary(
             assert sum(answers.values()) == RATE * SECONDS
             assert report.n_good == report.n_due
             grown = {name: after[name] - before.get(name, 0) for name in after}
-            n_canaries = 2 + took_s / limits.DOOR_CANARY_S
+            n_canaries = 2 + took_s / bounds.DOOR_CANARY_S
             assert grown["sentinel_batches_total"] <= report.n_due + n_canaries
             assert sum(n for name, n in grown.items() if _is_decision(name)) == report.n_due
             assert process.num_threads() < n_threads + CONNECTIONS / 2

@@ -17,9 +17,9 @@ from serving_rig import Served, payment, served
 from sentinel.cli.boundary import run_command
 from sentinel.cli.exits import ExitCode
 from sentinel.cli.main import app
-from sentinel.core import limits
 from sentinel.scoring import Outcome, ServedBy
 from sentinel.scoring.guards import Answer
+from sentinel.serving import bounds
 from sentinel.serving.releases.comparison import Answered, Comparison, paired_difference, wilson
 
 
@@ -92,8 +92,8 @@ def test_answers_are_the_same_with_a_challenger_and_without(tmp_path: Path) -> N
 def test_a_challenger_that_hangs_costs_nobody_anything_and_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SHADOW_ROWS_MAX", 40)
-    monkeypatch.setattr(limits, "SWAP_S_MAX", 0.2)
+    monkeypatch.setattr(bounds, "SHADOW_ROWS_MAX", 40)
+    monkeypatch.setattr(bounds, "SWAP_S_MAX", 0.2)
     let_go = threading.Event()
 
     def hang(values: np.ndarray) -> np.ndarray:

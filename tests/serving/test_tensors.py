@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.doors import tensors
 from sentinel.serving.doors.tensors import read_infer
 
@@ -108,6 +108,6 @@ def test_forms_that_are_known_are_few_and_short() -> None:
     _read(FORM.replace(b"{", b'{"id":"mine",', 1))
     _read(FORM.replace(b"{", b'{"parameters":{"p":"%b"},' % (b"x" * 2_000), 1))
     assert not tensors._FORMS
-    for number in range(limits.TENSOR_FORMS_KNOWN_MAX + 20):
+    for number in range(bounds.TENSOR_FORMS_KNOWN_MAX + 20):
         _read(FORM.replace(b"{", b'{"parameters":{"p":%d},' % number, 1))
-    assert 0 < len(tensors._FORMS) <= limits.TENSOR_FORMS_KNOWN_MAX
+    assert 0 < len(tensors._FORMS) <= bounds.TENSOR_FORMS_KNOWN_MAX

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode
 from sentinel.scoring import Canary
 from sentinel.scoring.sanity import differs
+from sentinel.serving import bounds
 
 # A prefix of the canary's events has the same features: what comes later cannot change it.
 _EVENTS_MAX = 64
@@ -122,7 +122,7 @@ class DoorCanary:
         """End within the time of one question."""
         self._is_stopping = True
         self._wake.set()
-        self._thread.join(limits.DOOR_CANARY_WAIT_S * 2)
+        self._thread.join(bounds.DOOR_CANARY_WAIT_S * 2)
 
     def hurry(self) -> None:
         """Ask at once."""
@@ -177,20 +177,20 @@ class DoorCanary:
                 "content-type": "application/x-ndjson",
                 "authorization": f"Bearer {self._door.token}",
                 "sentinel-canary": "1",
-                "sentinel-timeout-ms": str(int(limits.DOOR_CANARY_WAIT_S * 1000)),
+                "sentinel-timeout-ms": str(int(bounds.DOOR_CANARY_WAIT_S * 1000)),
                 "connection": "close",
             }
             body = b"\n".join(known_events(canary)) + b"\n"
             connection.request("POST", "/v1/score", body=body, headers=headers)
             response = connection.getresponse()
-            content = response.read(limits.REQUEST_BODY_BYTES_MAX)
+            content = response.read(bounds.REQUEST_BODY_BYTES_MAX)
             return response.status, content, response.headers.get("sentinel-release", "")
         finally:
             connection.close()
 
     def _connect(self) -> http.client.HTTPConnection:
         door = self._door
-        wait_s = limits.DOOR_CANARY_WAIT_S
+        wait_s = bounds.DOOR_CANARY_WAIT_S
         if door.tls is None:
             return http.client.HTTPConnection(door.host, door.port, timeout=wait_s)
         return http.client.HTTPSConnection(door.host, door.port, timeout=wait_s, context=door.tls())

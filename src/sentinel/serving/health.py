@@ -16,12 +16,13 @@ import time
 from dataclasses import dataclass, replace
 
 from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.batching.batcher import Vital
 
 # How old the canary's last answer may be: two periods and the time one may take.
-_AGE_S_MAX = 2 * limits.DOOR_CANARY_S + limits.DOOR_CANARY_WAIT_S
+_AGE_S_MAX = 2 * bounds.DOOR_CANARY_S + bounds.DOOR_CANARY_WAIT_S
 # The scoring thread is between two batches at least so often, or it hangs.
-_HANGING_S = 2 * limits.DOOR_CANARY_S
+_HANGING_S = 2 * bounds.DOOR_CANARY_S
 # The door's loop beats once a second.
 _BLOCKED_S = 3 * limits.HEARTBEAT_S
 

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 
 import uvloop
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.doors.access import Access
 from sentinel.serving.doors.health_route import health_response
 from sentinel.serving.doors.http_connection import HttpDoor
@@ -82,7 +82,7 @@ class Operations:
         """End the loop."""
         if self._loop is not None and self._thread is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(limits.DOOR_CANARY_WAIT_S)
+            self._thread.join(bounds.DOOR_CANARY_WAIT_S)
 
     # --- private -----------------------------------------------------------------------------
 

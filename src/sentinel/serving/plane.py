@@ -22,6 +22,7 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease, Standing
 from sentinel.scoring import Canary
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.batcher import Batcher, BatcherState
 from sentinel.serving.batching.decision_memory import DecisionMemory
@@ -439,10 +440,10 @@ def check_rows(n_rows: int) -> None:
         raise SentinelError(
             ErrorCode.REQUEST_INVALID, at="request", expected="at least one row", got="none"
         )
-    if n_rows > limits.REQUEST_ROWS_MAX:
+    if n_rows > bounds.REQUEST_ROWS_MAX:
         raise SentinelError(
             ErrorCode.REQUEST_TOO_LARGE,
             at="request",
-            expected=f"at most {limits.REQUEST_ROWS_MAX} rows",
+            expected=f"at most {bounds.REQUEST_ROWS_MAX} rows",
             got=n_rows,
         )

@@ -27,8 +27,8 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.interpreter_lock import LockProbe
 
@@ -100,7 +100,7 @@ class Recorder:
         totals = self._totals()
         stages = {name: total - self._before.get(name, 0.0) for name, total in totals.items()}
         self._before = totals
-        if len(self.batches) >= limits.PROFILE_REQUESTS_MAX:
+        if len(self.batches) >= bounds.PROFILE_REQUESTS_MAX:
             return
         taken = {name: seconds for name, seconds in stages.items() if seconds > 0}
         batch = _Batch(started_s, ended_s, sum(piece.n_rows for piece in pieces), taken)
@@ -113,7 +113,7 @@ class Recorder:
         batch = self._batch_of.pop(work, None)
         if batch is None:
             return
-        if len(self.answered) >= limits.PROFILE_REQUESTS_MAX:
+        if len(self.answered) >= bounds.PROFILE_REQUESTS_MAX:
             self.n_beyond += 1
             return
         self.answered.append(Answered(work.received_s, work.queued_s, now_s, batch))
@@ -232,7 +232,7 @@ def read_seconds(query: bytes) -> float:
     """
     given = parse_qs(query.decode("ascii", "replace"), keep_blank_values=True)
     texts = given.pop("seconds", [str(SECONDS_DEFAULT)])
-    most_s = limits.PROFILE_S_MAX
+    most_s = bounds.PROFILE_S_MAX
     try:
         seconds = float(texts[0])
     except ValueError:

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 import uvloop
 
-from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.monitoring import Health as HealthWord
 from sentinel.release import LoadedRelease
+from sentinel.serving import bounds
 from sentinel.serving.allocator import keep_heap_small
 from sentinel.serving.batching.batcher import Batcher
 from sentinel.serving.batching.decision_memory import DecisionMemory
@@ -99,8 +99,8 @@ def serve(
         gc.freeze()
         gc.collect()
         # Thousands of requests under way are no garbage; looking at them took a sixth of the time.
-        gc.set_threshold(limits.COLLECTOR_OBJECTS_MIN)
-        sys.setswitchinterval(limits.INTERPRETER_SWITCH_S)
+        gc.set_threshold(bounds.COLLECTOR_OBJECTS_MIN)
+        sys.setswitchinterval(bounds.INTERPRETER_SWITCH_S)
         return uvloop.run(server.run(on_started))
 
 
@@ -177,7 +177,7 @@ class Server:
             await self._serve(plane, self.swap, routes, operations, on_started)
         finally:
             self.swap.close()
-            is_idle = batcher.stop(wait_s_max=limits.DRAIN_S_MAX)
+            is_idle = batcher.stop(wait_s_max=bounds.DRAIN_S_MAX)
             operations.stop()
         return self._opened.settle() if is_idle else 0
 
@@ -242,7 +242,7 @@ class Server:
             lambda: (plane.current.label, plane.canary),
             folders=self._opened.folders,
             tell=tell,
-            every_s=lambda: min(every_s, limits.SWAP_CHECK_S) if swap.is_watching else every_s,
+            every_s=lambda: min(every_s, bounds.SWAP_CHECK_S) if swap.is_watching else every_s,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.stores.choice import IN_MEMORY, StoreChoice
+from sentinel.serving import bounds
 
 
 class ExplainMode(enum.StrEnum):
@@ -84,7 +85,7 @@ class ServerSettings:
     explain: ExplainMode = ExplainMode.NONE
     explainer_nice: int = limits.EXPLAINER_NICE
     drain_notice_s: float = limits.DRAIN_NOTICE_S
-    canary_s: float = limits.DOOR_CANARY_S
+    canary_s: float = bounds.DOOR_CANARY_S
     n_fronts: int = 0
     run: Path = Path("run")
 

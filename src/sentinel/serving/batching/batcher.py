@@ -28,6 +28,7 @@ from typing import NamedTuple, Protocol
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.latency import LatencyHistogram
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.queue_of_rows import RowQueue, deadline_passed
@@ -143,7 +144,7 @@ class Batcher:
     """
 
     def __init__(
-        self, worker: Worker, loop: Loop, *, rows_max: int = limits.QUEUE_ROWS_MAX
+        self, worker: Worker, loop: Loop, *, rows_max: int = bounds.QUEUE_ROWS_MAX
     ) -> None:
         self._worker = worker
         self._loop = loop
@@ -212,7 +213,7 @@ class Batcher:
             self._loop.call_soon(self._take_turn)
         if not self._is_sweeping:
             self._is_sweeping = True
-            self._loop.call_later(limits.DEADLINE_SWEEP_S, self._sweep)
+            self._loop.call_later(bounds.DEADLINE_SWEEP_S, self._sweep)
 
     def abandon(self, work: Work) -> None:
         """Forget a work: its caller went away."""
@@ -316,7 +317,7 @@ class Batcher:
             work.reply(deadline_passed(work))
         self._is_sweeping = bool(works)
         if works:
-            self._loop.call_later(limits.DEADLINE_SWEEP_S, self._sweep)
+            self._loop.call_later(bounds.DEADLINE_SWEEP_S, self._sweep)
 
     def _deliver(self, results: list[tuple[Work, Result]]) -> None:
         started_s, recorder = time.monotonic(), self._recorder
@@ -332,9 +333,9 @@ class Batcher:
 
     def _is_lone(self, work: Work, now_s: float) -> bool:
         """Whether nobody else is likely to ask in this turn of the loop."""
-        if self._n_lone < limits.LONE_TURNS_MIN or self._is_turn_due or work.kind not in _ALONE:
+        if self._n_lone < bounds.LONE_TURNS_MIN or self._is_turn_due or work.kind not in _ALONE:
             return False
-        if now_s - self._lone_ended_s < limits.COMPANY_S:
+        if now_s - self._lone_ended_s < bounds.COMPANY_S:
             self._n_lone = 0
             return False
         return True
@@ -342,7 +343,7 @@ class Batcher:
     def _score_alone(self, work: Work, now_s: float) -> bool:
         """Score the one work there is without a queue; False where that is not sure to be right."""
         is_free = not (self._is_at_once or self._queue.n_rows or self._has_ended)
-        is_small = work.n_rows <= limits.SERVE_BATCH_ROWS_MAX
+        is_small = work.n_rows <= bounds.SERVE_BATCH_ROWS_MAX
         if not (is_free and is_small and now_s < work.deadline_s):
             return False
         if not self._is_quick(work.n_rows, now_s):
@@ -385,8 +386,8 @@ class Batcher:
         """Whether the next batch is sure not to keep the loop for long."""
         if not n_rows or self._is_stopping or self._failure:
             return False
-        seconds = self._curve.seconds(min(n_rows, limits.SERVE_BATCH_ROWS_MAX), now_s=now_s)
-        return 0.0 < seconds < limits.INLINE_S_MAX and self._worker.is_prompt()
+        seconds = self._curve.seconds(min(n_rows, bounds.SERVE_BATCH_ROWS_MAX), now_s=now_s)
+        return 0.0 < seconds < bounds.INLINE_S_MAX and self._worker.is_prompt()
 
     # --- private: the scoring thread ---------------------------------------------------------
 
@@ -420,7 +421,7 @@ class Batcher:
         pieces: list[Piece] = []
         late: list[Work] = []
         with self._condition:
-            for piece in self._queue.take(n_rows_max=limits.SERVE_BATCH_ROWS_MAX):
+            for piece in self._queue.take(n_rows_max=bounds.SERVE_BATCH_ROWS_MAX):
                 if piece.work.is_settled or now_s >= piece.work.deadline_s:
                     late.append(piece.work)
                     self._queue.drop(piece.work)

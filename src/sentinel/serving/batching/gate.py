@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.batching.queue_of_rows import RowQueue
 from sentinel.serving.batching.service_time import ServiceTime
 
@@ -63,7 +63,7 @@ class Gate:
     @property
     def is_crowded(self) -> bool:
         """Whether so many wait that it is worth asking."""
-        return self._queue.n_rows >= limits.GATE_ROWS_MIN
+        return self._queue.n_rows >= bounds.GATE_ROWS_MIN
 
     def refuses(self, tenant: str, timeout_s: float) -> float:
         """Say when to come back, in seconds; 0.0: the request may be read.
@@ -76,14 +76,14 @@ class Gate:
         """
         queue = self._queue
         n_rows = queue.n_rows
-        if n_rows < limits.GATE_ROWS_MIN:
+        if n_rows < bounds.GATE_ROWS_MIN:
             return 0.0
         now_s = time.monotonic()
         busy_s = self.busy_until_s - now_s
         wait_s = queue.n_rows_before(tenant) * self._row_s + self.lag_s
         if busy_s > 0.0:
             wait_s += busy_s
-        if wait_s <= limits.ADMITTED_SHARE * timeout_s:
+        if wait_s <= bounds.ADMITTED_SHARE * timeout_s:
             return 0.0
         self.n_refused += 1
         return wait_s
@@ -93,7 +93,7 @@ class Gate:
         if self._is_in_turn:
             return
         self._is_in_turn = True
-        is_busy = now_s - self._turn_ended_s < limits.LOOP_IDLE_S_MIN
+        is_busy = now_s - self._turn_ended_s < bounds.LOOP_IDLE_S_MIN
         self.lag_s = now_s - self._turn_began_s if is_busy else 0.0
         self._turn_began_s = now_s
 
@@ -101,6 +101,6 @@ class Gate:
         """Notice that a turn of the loop has done what it read; take the cost of a row anew."""
         self._is_in_turn = False
         self._turn_ended_s = now_s
-        if self._queue.n_rows >= limits.GATE_ROWS_MIN:
-            n_rows = limits.SERVE_BATCH_ROWS_MAX
+        if self._queue.n_rows >= bounds.GATE_ROWS_MIN:
+            n_rows = bounds.SERVE_BATCH_ROWS_MAX
             self._row_s = self._curve.wait_s(n_rows, now_s=now_s) / n_rows

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.service_time import ServiceTime
 from sentinel.serving.batching.work import Kind, Piece, Work
 
@@ -83,13 +83,13 @@ class RowQueue:
         if now_s >= work.deadline_s:
             raise deadline_passed(work)
         tenant = work.tenant
-        if tenant not in self._tenants and len(self._tenants) >= limits.TENANTS_MAX:
+        if tenant not in self._tenants and len(self._tenants) >= bounds.TENANTS_MAX:
             tenant = work.tenant = _OTHERS
         is_alone = not self.n_rows and work.n_rows <= self._rows_max
         if not is_alone and not self._is_sure_of(work, now_s, busy_s):
             self._check_room(work, now_s, busy_s)
             wait_s = self.wait_s(work, now_s=now_s) + busy_s
-            if wait_s > limits.ADMITTED_SHARE * (work.deadline_s - now_s):
+            if wait_s > bounds.ADMITTED_SHARE * (work.deadline_s - now_s):
                 expected = f"an answer within {work.deadline_s - now_s:.3f} s"
                 raise OverloadedError(
                     expected=expected, got=f"a wait of {wait_s:.3f} s", retry_s=wait_s
@@ -163,13 +163,13 @@ class RowQueue:
         Nearly always; so one estimate of many rows, good for a moment, stands for those of few.
         """
         n_rows = self.n_rows + work.n_rows
-        if n_rows > limits.SURE_ROWS_MAX:
+        if n_rows > bounds.SURE_ROWS_MAX:
             return False
         if now_s >= self._sure_until_s:
-            sizes = (1 << k for k in range(limits.SURE_ROWS_MAX.bit_length()))
+            sizes = (1 << k for k in range(bounds.SURE_ROWS_MAX.bit_length()))
             self._sure_wait_s = max(self._curve.wait_s(n, now_s=now_s) for n in sizes)
-            self._sure_until_s = now_s + limits.SURE_S
-        left_s = limits.ADMITTED_SHARE * (work.deadline_s - now_s)
+            self._sure_until_s = now_s + bounds.SURE_S
+        left_s = bounds.ADMITTED_SHARE * (work.deadline_s - now_s)
         is_in_time = self._sure_wait_s + busy_s <= left_s
         return is_in_time and n_rows * (len(self._tenants) + 2) <= self._rows_max
 

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.contract import RawBatch, Refusal
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.matrix import PRESENT
 from sentinel.features.stores.durable import DurableStore
@@ -26,6 +25,7 @@ from sentinel.monitoring.latency import LatencyHistogram
 from sentinel.scoring import DecisionBatch, Scorer
 from sentinel.scoring.guards import Rows
 from sentinel.scoring.scorer import outcomes
+from sentinel.serving import bounds
 from sentinel.serving.batching.callers import CallersCount
 from sentinel.serving.batching.decision_memory import DecisionMemory
 from sentinel.serving.batching.work import Answers, EventAnswers, Kind, Piece, TensorAnswers
@@ -37,7 +37,7 @@ CANARY_SOURCE = "canary"
 FEEDBACK_SOURCE = "feedback"
 _LEARNED = b'{"learned":true}'
 # Rows that came as a tensor belong to nobody we know.
-_NOBODY = np.zeros(limits.SERVE_BATCH_ROWS_MAX, dtype=np.int64)
+_NOBODY = np.zeros(bounds.SERVE_BATCH_ROWS_MAX, dtype=np.int64)
 
 
 class EventRefusedError(SentinelError):
@@ -135,7 +135,7 @@ class ScoringWorker:
         """Whether nothing in the next batch may wait for a disk; looked up now and then."""
         now_s = time.monotonic()
         if now_s >= self._prompt_until_s:
-            self._prompt_until_s = now_s + limits.DEADLINE_SWEEP_S
+            self._prompt_until_s = now_s + bounds.DEADLINE_SWEEP_S
             self._was_prompt = self._is_prompt()
         return self._was_prompt
 
@@ -295,7 +295,7 @@ class ScoringWorker:
     def _present_of(self, n_features: int) -> npt.NDArray[np.uint8]:
         """Return the status of features that came as they are, of a whole batch; only read."""
         if self._present.shape[1] != n_features:
-            shape = (limits.SERVE_BATCH_ROWS_MAX, n_features)
+            shape = (bounds.SERVE_BATCH_ROWS_MAX, n_features)
             self._present = np.full(shape, PRESENT, dtype=np.uint8)
         return self._present
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.batching.gate import Gate
 from sentinel.serving.door_plane import DoorPlane
 from sentinel.serving.doors.access import Access
@@ -54,7 +55,7 @@ class Doors:
         self._listener.close()
         self._http.drain()
         await self._calls.stop(grace_s=limits.REQUEST_TIMEOUT_MS_DEFAULT / 1000)
-        await self._http.end(wait_s_max=limits.DRAIN_S_MAX)
+        await self._http.end(wait_s_max=bounds.DRAIN_S_MAX)
 
 
 class Doorway:

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 
 
 class ProcessorShare:
@@ -60,7 +60,7 @@ class Gathering:
         self.n_expected = 1
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._try_every = self._n_until_try = limits.GATHER_TRY_EVERY
+        self._try_every = self._n_until_try = bounds.GATHER_TRY_EVERY
         self._n_full = 0
 
     async def join(self, left_s: float) -> None:
@@ -71,19 +71,19 @@ class Gathering:
         left_s : float
             How long the caller waits; one who is in a hurry is not kept.
         """
-        if left_s < limits.GATHER_LEFT_S_MIN or not (self._waiting or self._is_worth()):
+        if left_s < bounds.GATHER_LEFT_S_MIN or not (self._waiting or self._is_worth()):
             return
         loop = asyncio.get_running_loop()
         if self._timer is None:
-            self._timer = loop.call_later(limits.GATHER_S, self._end)
+            self._timer = loop.call_later(bounds.GATHER_S, self._end)
         future: asyncio.Future[None] = loop.create_future()
         self._waiting.append(future)
         if len(self._waiting) >= self.n_expected > 1:
             self._timer.cancel()
             self._n_full += 1
-            if self._n_full >= limits.GATHER_FULL_MIN:
+            if self._n_full >= bounds.GATHER_FULL_MIN:
                 self._n_full = 0
-                self.n_expected = min(limits.GATHER_CALLS_MAX, self.n_expected * 5 // 4 + 1)
+                self.n_expected = min(bounds.GATHER_CALLS_MAX, self.n_expected * 5 // 4 + 1)
             self._release()
         await future
 
@@ -91,7 +91,7 @@ class Gathering:
 
     def _is_worth(self) -> bool:
         """Whether the first of a round should wait: it has been worth it, or it is tried anew."""
-        if self._share() < limits.GATHER_BUSY_SHARE:
+        if self._share() < bounds.GATHER_BUSY_SHARE:
             self.n_expected = 1
             return False
         if self.n_expected > 1:
@@ -106,8 +106,8 @@ class Gathering:
         self.n_expected = max(1, n_came)
         is_worth = n_came > 1
         # Odd numbers: a round of 2, 4 or 8 callers must not be met at its end each time.
-        every = limits.GATHER_TRY_EVERY if is_worth else 2 * self._try_every + 1
-        self._try_every = self._n_until_try = min(every, limits.GATHER_TRY_EVERY_MAX)
+        every = bounds.GATHER_TRY_EVERY if is_worth else 2 * self._try_every + 1
+        self._try_every = self._n_until_try = min(every, bounds.GATHER_TRY_EVERY_MAX)
         self._release()
 
     def _release(self) -> None:

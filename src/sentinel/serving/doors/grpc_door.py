@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt, attempt_async
 from sentinel.serving.batching.gate import Gate
 from sentinel.serving.batching.queue_of_rows import OverloadedError
@@ -83,7 +84,7 @@ class GrpcDoor:
         self._access = access
         self._timeout_s = timeout_ms / 1000
         self._gate = gate
-        self._gathering = Gathering(ProcessorShare(limits.GATHER_SHARE_S))
+        self._gathering = Gathering(ProcessorShare(bounds.GATHER_SHARE_S))
         self._server: grpc.aio.Server | None = None
         self._trailer = load_report.Trailer(plane.load)
 
@@ -99,9 +100,9 @@ class GrpcDoor:
         """
         server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", limits.REQUEST_BODY_BYTES_MAX),
+                ("grpc.max_receive_message_length", bounds.REQUEST_BODY_BYTES_MAX),
                 ("grpc.max_concurrent_streams", _STREAMS_MAX),
-                ("grpc.max_metadata_size", limits.REQUEST_HEAD_BYTES_MAX),
+                ("grpc.max_metadata_size", bounds.REQUEST_HEAD_BYTES_MAX),
                 ("grpc.so_reuseport", int(is_shared)),
             ]
         )

@@ -24,8 +24,8 @@ from typing import cast
 
 import httptools
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.doors.http_message import (
     HttpHead,
@@ -60,7 +60,7 @@ class HttpDoor:
         self,
         handler: Handler,
         *,
-        connections_max: int = limits.CONNECTIONS_MAX,
+        connections_max: int = bounds.CONNECTIONS_MAX,
         open_stream: OpensStreams | None = None,
     ) -> None:
         self.handler = handler
@@ -165,7 +165,7 @@ class HttpConnection(asyncio.Protocol):
         self._peer = str(address[0]) if isinstance(address, tuple) and address else "local"
         door = self._door
         door.connections.add(self)
-        self.deadline_s = time.monotonic() + limits.REQUEST_HEAD_S_MAX
+        self.deadline_s = time.monotonic() + bounds.REQUEST_HEAD_S_MAX
         if len(door.connections) > door.connections_max:
             bound = f"at most {door.connections_max} connections"
             self._refuse(ErrorCode.SERVER_FULL, "server", bound, "one more")
@@ -194,7 +194,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._is_head_done:
             self._head_bytes += len(data)
             if not self._is_in_message:
-                self.deadline_s = time.monotonic() + limits.REQUEST_HEAD_S_MAX
+                self.deadline_s = time.monotonic() + bounds.REQUEST_HEAD_S_MAX
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -205,8 +205,8 @@ class HttpConnection(asyncio.Protocol):
                 self._refuse(ErrorCode.REQUEST_INVALID, at, expected, "something else")
         if self._fault is not None and not self._is_discarding:
             self._end_with(self._fault)
-        elif not self._is_head_done and self._head_bytes > limits.REQUEST_HEAD_BYTES_MAX:
-            bound = f"at most {limits.REQUEST_HEAD_BYTES_MAX} bytes"
+        elif not self._is_head_done and self._head_bytes > bounds.REQUEST_HEAD_BYTES_MAX:
+            bound = f"at most {bounds.REQUEST_HEAD_BYTES_MAX} bytes"
             self._refuse(ErrorCode.REQUEST_TOO_LARGE, "head", bound, f"{self._head_bytes} or more")
 
     def eof_received(self) -> bool:
@@ -230,17 +230,17 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Give a client that does not read a deadline."""
         self._is_paused = True
-        self.deadline_s = time.monotonic() + limits.ANSWER_UNREAD_S_MAX
+        self.deadline_s = time.monotonic() + bounds.ANSWER_UNREAD_S_MAX
         self._mind_stream()
 
     def resume_writing(self) -> None:
         """Go on with what waited meanwhile."""
         self._is_paused = False
         if self._stream is not None:
-            self.deadline_s = time.monotonic() + limits.REQUEST_BODY_S_MAX
+            self.deadline_s = time.monotonic() + bounds.REQUEST_BODY_S_MAX
             self._mind_stream()
         if self._current is None:
-            self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
+            self.deadline_s = time.monotonic() + bounds.CONNECTION_IDLE_S_MAX
             self._follow()
 
     # --- httptools ---------------------------------------------------------------------------
@@ -262,8 +262,8 @@ class HttpConnection(asyncio.Protocol):
                 self._note(ErrorCode.REQUEST_INVALID, "head", f"one {name.decode()}", "two")
             value = headers[name] + b", " + value
         headers[name] = value
-        if len(headers) > limits.REQUEST_HEADERS_MAX:
-            bound = f"at most {limits.REQUEST_HEADERS_MAX} headers"
+        if len(headers) > bounds.REQUEST_HEADERS_MAX:
+            bound = f"at most {bounds.REQUEST_HEADERS_MAX} headers"
             self._note(ErrorCode.REQUEST_TOO_LARGE, "head", bound, "more")
 
     def on_headers_complete(self) -> None:
@@ -271,8 +271,8 @@ class HttpConnection(asyncio.Protocol):
         self._is_head_done = True
         headers = self._headers
         n_bytes = len(self._url) + sum(map(len, headers)) + sum(map(len, headers.values()))
-        if n_bytes > limits.REQUEST_HEAD_BYTES_MAX:
-            bound = f"at most {limits.REQUEST_HEAD_BYTES_MAX} bytes"
+        if n_bytes > bounds.REQUEST_HEAD_BYTES_MAX:
+            bound = f"at most {bounds.REQUEST_HEAD_BYTES_MAX} bytes"
             self._note(ErrorCode.REQUEST_TOO_LARGE, "head", bound, n_bytes)
         version = self._parser.get_http_version()
         if version == "1.1":
@@ -285,13 +285,13 @@ class HttpConnection(asyncio.Protocol):
         if self._parser.should_upgrade():
             self._note(ErrorCode.REQUEST_INVALID, "request", "no upgrade", "one")
         declared = headers.get(b"content-length")
-        if declared is not None and int(declared) > limits.REQUEST_BODY_BYTES_MAX:
-            bound = f"at most {limits.REQUEST_BODY_BYTES_MAX} bytes"
+        if declared is not None and int(declared) > bounds.REQUEST_BODY_BYTES_MAX:
+            bound = f"at most {bounds.REQUEST_BODY_BYTES_MAX} bytes"
             self._note(ErrorCode.REQUEST_TOO_LARGE, "body", bound, declared.decode())
         if self._fault is not None:
             return
         if declared is not None or b"transfer-encoding" in headers:
-            self.deadline_s = time.monotonic() + limits.REQUEST_BODY_S_MAX
+            self.deadline_s = time.monotonic() + bounds.REQUEST_BODY_S_MAX
             if headers.get(b"expect", b"").lower() == b"100-continue" and self._transport:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if b"transfer-encoding" in headers and not self.is_busy and not self._is_paused:
@@ -300,13 +300,13 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         if self._is_streaming:
-            self.deadline_s = time.monotonic() + limits.REQUEST_BODY_S_MAX
+            self.deadline_s = time.monotonic() + bounds.REQUEST_BODY_S_MAX
             if self._stream is not None:
                 self._stream.feed(body)
             return
         self._n_body += len(body)
-        if self._n_body > limits.REQUEST_BODY_BYTES_MAX:
-            bound = f"at most {limits.REQUEST_BODY_BYTES_MAX} bytes"
+        if self._n_body > bounds.REQUEST_BODY_BYTES_MAX:
+            bound = f"at most {bounds.REQUEST_BODY_BYTES_MAX} bytes"
             self._note(ErrorCode.REQUEST_TOO_LARGE, "body", bound, "more")
             self._body.clear()
             return
@@ -346,7 +346,7 @@ class HttpConnection(asyncio.Protocol):
         """Take a whole request whose head was judged before; the parser stands between two."""
         if self._current is not None or self._waiting or self._is_paused:
             return False
-        end = data.find(b"\r\n\r\n", 0, limits.HTTP_HEAD_KNOWN_BYTES_MAX) + 4
+        end = data.find(b"\r\n\r\n", 0, bounds.HTTP_HEAD_KNOWN_BYTES_MAX) + 4
         head = self._door.heads.get(data[:end])
         if head is None or len(data) != end + head.n_body:
             return False
@@ -361,11 +361,11 @@ class HttpConnection(asyncio.Protocol):
         headers = head.headers
         if b"transfer-encoding" in headers or b"expect" in headers:
             return
-        end = chunk.find(b"\r\n\r\n", 0, limits.HTTP_HEAD_KNOWN_BYTES_MAX) + 4
+        end = chunk.find(b"\r\n\r\n", 0, bounds.HTTP_HEAD_KNOWN_BYTES_MAX) + 4
         if len(chunk) != end + head.n_body or self._parser.get_http_version() != "1.1":
             return
         heads = self._door.heads
-        if len(heads) >= limits.HTTP_HEADS_KNOWN_MAX:
+        if len(heads) >= bounds.HTTP_HEADS_KNOWN_MAX:
             heads.clear()
         heads[chunk[:end]] = head
 
@@ -389,7 +389,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is None:
             return
         keeps = current is not None and current[1] and not closes and not self._door.is_draining
-        self.deadline_s = time.monotonic() + limits.CONNECTION_IDLE_S_MAX
+        self.deadline_s = time.monotonic() + bounds.CONNECTION_IDLE_S_MAX
         if not keeps:
             self._is_discarding = True
             self._transport.close()
@@ -451,7 +451,7 @@ class HttpConnection(asyncio.Protocol):
         if self._is_discarding or self._is_paused:
             self._transport.abort()
         elif self._is_in_message and not self._is_stream_held:
-            bound = f"a request within {limits.REQUEST_BODY_S_MAX:.0f} s"
+            bound = f"a request within {bounds.REQUEST_BODY_S_MAX:.0f} s"
             self._refuse(ErrorCode.REQUEST_TOO_SLOW, "request", bound, "a part of one")
         elif self._current is None:
             self._transport.close()
@@ -494,7 +494,7 @@ class HttpConnection(asyncio.Protocol):
         if not keeps and not response.closes:
             response = _closing(response)
         now_s = time.monotonic()
-        self.deadline_s = now_s + limits.CONNECTION_IDLE_S_MAX
+        self.deadline_s = now_s + bounds.CONNECTION_IDLE_S_MAX
         is_head = request.head.method == b"HEAD"
         self._transport.write(response.encode(self._door.date, is_head=is_head))
         if not keeps:

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.work import Reply, Result, TensorAnswers, Work
 from sentinel.serving.doors.http_message import NDJSON, chunk, streamed_head, written_lines
 
@@ -77,8 +77,8 @@ class LineStream:
         if self._is_over:
             return
         *lines, self._rest = (self._rest + content).split(b"\n")
-        if len(self._rest) > limits.STREAM_LINE_BYTES_MAX:
-            bound = f"lines of at most {limits.STREAM_LINE_BYTES_MAX} bytes"
+        if len(self._rest) > bounds.STREAM_LINE_BYTES_MAX:
+            bound = f"lines of at most {bounds.STREAM_LINE_BYTES_MAX} bytes"
             error = SentinelError(
                 ErrorCode.REQUEST_TOO_LARGE, at="body", expected=bound, got=f"{len(self._rest)} …"
             )
@@ -112,10 +112,10 @@ class LineStream:
 
     def _take(self, lines: list[bytes]) -> None:
         events = [line for line in lines if line and not line.isspace()]
-        for first in range(0, len(events), limits.REQUEST_ROWS_MAX):
-            self._ask(events[first : first + limits.REQUEST_ROWS_MAX])
+        for first in range(0, len(events), bounds.REQUEST_ROWS_MAX):
+            self._ask(events[first : first + bounds.REQUEST_ROWS_MAX])
         self._flush()
-        if self._n_ahead > limits.STREAM_LINES_AHEAD_MAX and not self._is_held and self._outlet:
+        if self._n_ahead > bounds.STREAM_LINES_AHEAD_MAX and not self._is_held and self._outlet:
             self._is_held = True
             self._outlet.hold_stream(True)
 
@@ -167,6 +167,6 @@ class LineStream:
         if is_last:
             self._outlet = None
             outlet.end_stream(closes=self._fault is not None)
-        elif self._is_held and self._n_ahead <= limits.STREAM_LINES_AHEAD_MAX // 2:
+        elif self._is_held and self._n_ahead <= bounds.STREAM_LINES_AHEAD_MAX // 2:
             self._is_held = False
             outlet.hold_stream(False)

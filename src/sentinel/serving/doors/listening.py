@@ -8,8 +8,8 @@ import os
 import socket
 import ssl
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.doors.http_connection import HttpDoor
 
 _BACKLOG = 1024
@@ -37,7 +37,7 @@ async def listen(
             host,
             port,
             ssl=tls,
-            ssl_handshake_timeout=limits.REQUEST_HEAD_S_MAX if tls else None,
+            ssl_handshake_timeout=bounds.REQUEST_HEAD_S_MAX if tls else None,
             backlog=_BACKLOG,
             reuse_port=is_shared or None,
         )

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 from sentinel.serving.batching.batcher import BatcherState
 from sentinel.serving.doors.gathering import ProcessorShare
 
@@ -33,7 +33,7 @@ def metrics(state: BatcherState) -> dict[str, float]:
     """Return the utilisations, by their name in ORCA."""
     return {
         "cpu_utilization": round(_processor_share(), 4),
-        "application_utilization": round(state.n_rows / limits.QUEUE_ROWS_MAX, 6),
+        "application_utilization": round(state.n_rows / bounds.QUEUE_ROWS_MAX, 6),
         "named_metrics.queue_rows": float(state.n_rows),
         "named_metrics.queue_requests": float(state.n_works),
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import sentinel
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode
 from sentinel.scoring import Outcome, Reason, ServedBy, code_names
+from sentinel.serving import bounds
 from sentinel.serving.doors.status_codes import HTTP_STATUS
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def _one_or_many(name: str, *others: str) -> _Schema:
     own = {"$ref": f"#/components/schemas/{name}"}
     each = [own, *({"$ref": f"#/components/schemas/{other}"} for other in others)]
     items: _Schema = {"anyOf": list(each)} if others else dict(own)
-    bounds = {"minItems": 1, "maxItems": limits.REQUEST_ROWS_MAX}
-    return {"anyOf": [own, {"type": "array", "items": items, **bounds}]}
+    length = {"minItems": 1, "maxItems": bounds.REQUEST_ROWS_MAX}
+    return {"anyOf": [own, {"type": "array", "items": items, **length}]}
 
 
 def _feedback(plane: Plane) -> _Schema:

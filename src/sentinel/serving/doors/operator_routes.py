@@ -20,9 +20,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring import Event, State
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.doors.access import Access, Scope, is_local
 from sentinel.serving.doors.http_message import (
@@ -40,7 +40,7 @@ from sentinel.serving.releases.swap import Swap
 PREFIX = b"/v1/operate/"
 _PROFILE = PREFIX + b"profile"
 _THREADS = 2
-_Text = Annotated[str, Meta(max_length=limits.OPERATOR_TEXT_CHARACTERS_MAX)]
+_Text = Annotated[str, Meta(max_length=bounds.OPERATOR_TEXT_CHARACTERS_MAX)]
 _Act = Callable[["_Body", str], None]
 
 # What each state of the breaker means, in words for the person who has to act.
@@ -229,14 +229,14 @@ class OperatorRoutes:
 
 def _result(done: Future[SentinelError | None]) -> SentinelError | None:
     try:
-        return done.result(limits.SWAP_S_MAX)
+        return done.result(bounds.SWAP_S_MAX)
     except TimeoutError:
         if not done.cancel():
-            return done.result(limits.SWAP_S_MAX)
+            return done.result(bounds.SWAP_S_MAX)
         return SentinelError(
             ErrorCode.SWITCH_REFUSED,
             at="breaker",
-            expected=f"an end of the batch in the model within {limits.SWAP_S_MAX:g} s",
+            expected=f"an end of the batch in the model within {bounds.SWAP_S_MAX:g} s",
             got="none",
         )
 
@@ -274,11 +274,11 @@ def _body(request: HttpRequest) -> _Body:
             expected=JSON.decode(),
             got=kind.decode("ascii", "replace") or "none",
         )
-    if len(request.body) > limits.OPERATOR_BODY_BYTES_MAX:
+    if len(request.body) > bounds.OPERATOR_BODY_BYTES_MAX:
         raise SentinelError(
             ErrorCode.REQUEST_TOO_LARGE,
             at="body",
-            expected=f"at most {limits.OPERATOR_BODY_BYTES_MAX} bytes",
+            expected=f"at most {bounds.OPERATOR_BODY_BYTES_MAX} bytes",
             got=len(request.body),
         )
     try:

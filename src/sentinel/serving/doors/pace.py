@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import Protocol
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 
 _WORTH_S = 0.002
 
@@ -49,8 +49,8 @@ class Pace:
     def __init__(
         self,
         *,
-        per_s: float = limits.REFUSALS_PER_S_MAX,
-        unread_s_max: float = limits.REFUSED_UNREAD_S_MAX,
+        per_s: float = bounds.REFUSALS_PER_S_MAX,
+        unread_s_max: float = bounds.REFUSED_UNREAD_S_MAX,
     ) -> None:
         self._each_s = 1.0 / per_s
         self._unread_s_max = unread_s_max

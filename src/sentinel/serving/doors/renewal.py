@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sentinel.core import limits
 from sentinel.core.errors import SentinelError
+from sentinel.serving import bounds
 
 _LOG = logging.getLogger("sentinel.serving.doors.renewal")
 _Look = tuple[tuple[int, int, int] | None, ...]
@@ -47,7 +47,7 @@ class Renewal:
         now_s = time.monotonic()
         if now_s < self._due_s:
             return
-        self._due_s = now_s + limits.RENEWAL_S
+        self._due_s = now_s + bounds.RENEWAL_S
         for watched in self._watched:
             look = _look(watched.paths)
             if look != watched.seen:

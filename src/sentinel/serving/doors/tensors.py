@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 
 INPUT = "features"
 FP32 = "FP32"
@@ -188,10 +189,10 @@ def _remember(content: bytes, body: InferBody, shape: tuple[int, ...]) -> None:
     start = content.find(b"[", content.find(_DATA) + len(_DATA))
     end = content.find(b"]", start) + 1
     around = content[:start], content[end:]
-    is_short = len(around[0]) + len(around[1]) <= limits.TENSOR_FORM_BYTES_MAX
+    is_short = len(around[0]) + len(around[1]) <= bounds.TENSOR_FORM_BYTES_MAX
     if body.id is not None or not is_short or content[start:end] != bytes(tensor.data):
         return
-    if len(_FORMS) >= limits.TENSOR_FORMS_KNOWN_MAX:
+    if len(_FORMS) >= bounds.TENSOR_FORMS_KNOWN_MAX:
         _FORMS.clear()
     _FORMS[around] = (msgspec.structs.replace(body, inputs=[]), (shape[0], shape[1]))
 
@@ -228,11 +229,11 @@ def check_shape(datatype: str, shape: Sequence[int], *, n_features: int) -> int:
         raise _invalid("datatype", FP32, datatype)
     if len(shape) != 2 or shape[1] != n_features or shape[0] < 1:
         raise _invalid("shape", f"[rows, {n_features}]", list(shape[:8]))
-    if shape[0] > limits.REQUEST_ROWS_MAX:
+    if shape[0] > bounds.REQUEST_ROWS_MAX:
         raise SentinelError(
             ErrorCode.REQUEST_TOO_LARGE,
             at=f"{INPUT}.shape",
-            expected=f"at most {limits.REQUEST_ROWS_MAX} rows",
+            expected=f"at most {bounds.REQUEST_ROWS_MAX} rows",
             got=shape[0],
         )
     return shape[0]
@@ -304,17 +305,17 @@ def _finite(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _check_depth(content: bytes) -> None:
     """Refuse deep nesting before a parser recurses into it; brackets in texts count too."""
-    if content.count(b"[") + content.count(b"{") <= limits.REQUEST_DEPTH_MAX:
+    if content.count(b"[") + content.count(b"{") <= bounds.REQUEST_DEPTH_MAX:
         return
     depth = deepest = 0
     for byte in content.translate(None, delete=_NO_BRACKETS):
         depth += 1 if byte in b"[{" else -1
         deepest = max(deepest, depth)
-        if depth > limits.REQUEST_DEPTH_MAX:
+        if depth > bounds.REQUEST_DEPTH_MAX:
             raise SentinelError(
                 ErrorCode.REQUEST_INVALID,
                 at="request",
-                expected=f"at most {limits.REQUEST_DEPTH_MAX} levels",
+                expected=f"at most {bounds.REQUEST_DEPTH_MAX} levels",
                 got=f"{depth} or more",
             )
 

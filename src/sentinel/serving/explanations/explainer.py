@@ -20,6 +20,7 @@ import msgspec
 
 from sentinel.core import limits
 from sentinel.core.priority import lower_priority
+from sentinel.serving import bounds
 from sentinel.serving.explanations.explainer_wire import (
     READ_BYTES,
     Ask,
@@ -57,8 +58,8 @@ class ExplainerProcess:
         folder: Path | None,
         *,
         command: Sequence[str] = (sys.executable, "-m", MODULE),
-        answer_s_max: float = limits.EXPLAINER_ANSWER_S_MAX,
-        start_s_max: float = limits.EXPLAINER_START_S_MAX,
+        answer_s_max: float = bounds.EXPLAINER_ANSWER_S_MAX,
+        start_s_max: float = bounds.EXPLAINER_START_S_MAX,
         niceness: int = limits.EXPLAINER_NICE,
     ) -> None:
         self._command = [*command, *([] if folder is None else [str(folder)])]
@@ -108,7 +109,7 @@ class ExplainerProcess:
             with contextlib.suppress(OSError):
                 process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(limits.EXPLAINER_END_S_MAX)
+            process.wait(bounds.EXPLAINER_END_S_MAX)
         self.kill()
 
     def _exchange(self, ask: Ask, deadline_s: float) -> Told | Lost:

@@ -18,12 +18,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.release import verify_release
 from sentinel.release.explaining import open_explainer
 from sentinel.scoring.explanation import Explainer, Explanation
 from sentinel.scoring.explanation.document import explanation_document
+from sentinel.serving import bounds
 from sentinel.serving.explanations.explainer_wire import Ask, Told, read_frame, write_frame
 from sentinel.serving.explanations.kept import ExplanationFiles
 
@@ -54,7 +54,7 @@ class Releases:
                 )
             found = (loaded.manifest.label, open_explainer(loaded))
         self._open[digest] = found
-        if len(self._open) > limits.EXPLAINER_RELEASES_MAX:
+        if len(self._open) > bounds.EXPLAINER_RELEASES_MAX:
             del self._open[next(iter(self._open))]
         return found
 

@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.scoring.explanation import ScoredRows
+from sentinel.serving import bounds
 
 _LENGTH = struct.Struct("<I")
 # What a pipe holds, where the system lets it: the answer to a batch.
@@ -198,11 +198,11 @@ def read_frame_until(descriptor: int, deadline_s: float) -> bytes | Lost:
 
 
 def _checked(n_bytes: int) -> int:
-    if n_bytes > limits.EXPLAINER_MESSAGE_BYTES_MAX:
+    if n_bytes > bounds.EXPLAINER_MESSAGE_BYTES_MAX:
         raise SentinelError(
             ErrorCode.INTERNAL,
             at="explainer",
-            expected=f"at most {limits.EXPLAINER_MESSAGE_BYTES_MAX} bytes",
+            expected=f"at most {bounds.EXPLAINER_MESSAGE_BYTES_MAX} bytes",
             got=n_bytes,
         )
     return n_bytes

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.log_records import LogRecords
 from sentinel.monitoring.metrics import Metrics
 from sentinel.release import LoadedRelease
 from sentinel.scoring import Outcome
 from sentinel.scoring.explanation import ScoredRows
+from sentinel.serving import bounds
 from sentinel.serving.explanations.explainer import ExplainerProcess
 from sentinel.serving.explanations.explainer_wire import Ask, Lost
 from sentinel.serving.explanations.recent_rows import RecentRows
@@ -151,7 +151,7 @@ class Explanations:
         mode: ExplainMode,
         *,
         process: ExplainerProcess | None = None,
-        rows_max: int = limits.EXPLANATION_QUEUE_ROWS_MAX,
+        rows_max: int = bounds.EXPLANATION_QUEUE_ROWS_MAX,
     ) -> None:
         self.mode = mode
         self._rows_max = rows_max
@@ -166,7 +166,7 @@ class Explanations:
         self._taps: tuple[Tap, ...] = ()
         self._counts: dict[str, int] = {}
         self._trouble = ""
-        self._pause_s = limits.EXPLAINER_PAUSE_S
+        self._pause_s = bounds.EXPLAINER_PAUSE_S
         self._thread = threading.Thread(target=self._run, name="explanations", daemon=True)
         if mode is not ExplainMode.NONE:
             self._thread.start()
@@ -181,7 +181,7 @@ class Explanations:
 
     def use(self, tap: Tap) -> None:
         """Look for rows there too, from now on; the tap used first is forgotten first."""
-        self._taps = (tap, *self._taps)[: limits.EXPLAINER_RELEASES_MAX]
+        self._taps = (tap, *self._taps)[: bounds.EXPLAINER_RELEASES_MAX]
 
     @property
     def n_free(self) -> int:
@@ -305,10 +305,10 @@ class Explanations:
         self._is_stopping.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join(limits.EXPLAINER_END_S_MAX)
+            self._thread.join(bounds.EXPLAINER_END_S_MAX)
         if self._thread.is_alive():
             self._process.kill()
-            self._thread.join(limits.EXPLAINER_END_S_MAX)
+            self._thread.join(bounds.EXPLAINER_END_S_MAX)
         self._process.close()
 
     # --- the thread --------------------------------------------------------------------------
@@ -316,9 +316,9 @@ class Explanations:
     def _run(self) -> None:
         while not self._is_stopping.is_set():
             self._wake.wait()
-            if len(self._waiting) < limits.EXPLANATION_BATCH_ROWS_MAX:
+            if len(self._waiting) < bounds.EXPLANATION_BATCH_ROWS_MAX:
                 # Company: one wake-up of this process for all rows of some milliseconds.
-                self._is_stopping.wait(limits.EXPLANATION_LINGER_S)
+                self._is_stopping.wait(bounds.EXPLANATION_LINGER_S)
             batch = self._take()
             if batch:
                 self._explain(batch)
@@ -337,7 +337,7 @@ class Explanations:
             while (
                 self._waiting
                 and not first.n_tries
-                and len(batch) < limits.EXPLANATION_BATCH_ROWS_MAX
+                and len(batch) < bounds.EXPLANATION_BATCH_ROWS_MAX
                 and self._waiting[0].release.digest == first.release.digest
                 and not self._waiting[0].n_tries
             ):
@@ -361,7 +361,7 @@ class Explanations:
             self._settle(batch, [str(Result.FAILED)] * len(batch))
             self._wait()
         else:
-            self._trouble, self._pause_s = "", limits.EXPLAINER_PAUSE_S
+            self._trouble, self._pause_s = "", bounds.EXPLAINER_PAUSE_S
             answers = zip(told.answers, told.absences, strict=True)
             self._settle(batch, [answer or absence for answer, absence in answers])
 
@@ -372,8 +372,8 @@ class Explanations:
         self._trouble = why
         self._wait()
         again = [replace(row, n_tries=row.n_tries + 1) for row in batch]
-        left = [row for row in again if row.n_tries < limits.EXPLAINER_TRIES_MAX]
-        lost = [row for row in again if row.n_tries >= limits.EXPLAINER_TRIES_MAX]
+        left = [row for row in again if row.n_tries < bounds.EXPLAINER_TRIES_MAX]
+        lost = [row for row in again if row.n_tries >= bounds.EXPLAINER_TRIES_MAX]
         with self._lock:
             self._waiting.extendleft(reversed(left))
         self._settle(lost, [str(Result.FAILED)] * len(lost))
@@ -381,7 +381,7 @@ class Explanations:
     def _wait(self) -> None:
         """Pause after a failure, longer after each."""
         end_s = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, limits.EXPLAINER_PAUSE_S_MAX)
+        self._pause_s = min(2 * self._pause_s, bounds.EXPLAINER_PAUSE_S_MAX)
         self._is_stopping.wait(max(0.0, end_s - time.monotonic()))
 
     def _settle(self, batch: list[_Waiting], answers: Sequence[Answer]) -> None:
@@ -393,7 +393,7 @@ class Explanations:
                     self._wanted.discard(row.event_id)
                     self._known.pop(row.event_id, None)
                     self._known[row.event_id] = answer
-            while len(self._known) > limits.EXPLANATIONS_REMEMBERED_MAX:
+            while len(self._known) > bounds.EXPLANATIONS_REMEMBERED_MAX:
                 del self._known[next(iter(self._known))]
         for row, answer in zip(batch, answers, strict=True):
             if row.group is not None:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from sentinel.core import limits
+from sentinel.serving import bounds
 
 # Inside the folder of the decision log.
 EXPLANATIONS_FOLDER = "explanations"
@@ -52,7 +52,7 @@ class ExplanationFiles:
             file = self._opened()
             file.write(lines)
             file.flush()
-            if file.tell() >= limits.EXPLANATION_SEGMENT_BYTES_MAX:
+            if file.tell() >= bounds.EXPLANATION_SEGMENT_BYTES_MAX:
                 self.close()
         except OSError:
             self._file = None
@@ -94,7 +94,7 @@ def find_explanation(folder: Path, event_id: str) -> bytes | None:
     for path in sorted(folder.glob(_PATTERN), reverse=True):
         found = None
         with path.open("rb") as file:
-            while line := file.readline(limits.EXPLANATION_LINE_BYTES_MAX):
+            while line := file.readline(bounds.EXPLANATION_LINE_BYTES_MAX):
                 if not line.endswith(b"\n") or needle not in line:
                     continue
                 try:

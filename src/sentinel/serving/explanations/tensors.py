@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.matrix import PRESENT
 from sentinel.scoring.explanation import ScoredRows
+from sentinel.serving import bounds
 from sentinel.serving.batching.work import Result, TensorAnswers, Work
 from sentinel.serving.door_plane import Told
 from sentinel.serving.explanations.explanations import Answer
@@ -55,11 +55,11 @@ def explain_tensors(
     """
     desk, release = plane.explanations, plane.current
     desk.require_on()
-    if len(values) > limits.EXPLAIN_REQUEST_ROWS_MAX:
+    if len(values) > bounds.EXPLAIN_REQUEST_ROWS_MAX:
         raise SentinelError(
             ErrorCode.REQUEST_TOO_LARGE,
             at="request",
-            expected=f"at most {limits.EXPLAIN_REQUEST_ROWS_MAX} rows to explain",
+            expected=f"at most {bounds.EXPLAIN_REQUEST_ROWS_MAX} rows to explain",
             got=len(values),
         )
     loop = asyncio.get_running_loop()

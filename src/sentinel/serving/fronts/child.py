@@ -21,11 +21,11 @@ from contextlib import ExitStack
 import uvloop
 
 import sentinel
-from sentinel.core import limits
 from sentinel.core.errors import SentinelError
 from sentinel.monitoring import start_logging
 from sentinel.monitoring.logs import LineHandler
 from sentinel.release import Trust, load_release
+from sentinel.serving import bounds
 from sentinel.serving.fronts.control import FRONT, STATUS_STATE_BEHIND, Job, Refused, line, take_job
 from sentinel.serving.fronts.front import Front
 from sentinel.serving.fronts.scoring_server import ScoringServer
@@ -135,7 +135,7 @@ def _settle() -> None:
     """Take what lives as long as the process out of the collector's sight."""
     gc.collect()
     gc.freeze()
-    sys.setswitchinterval(limits.INTERPRETER_SWITCH_S)
+    sys.setswitchinterval(bounds.INTERPRETER_SWITCH_S)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import msgspec
 from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.doors.tls import OwnClient
 from sentinel.serving.fronts.wire import WireError
 from sentinel.serving.settings import ServerSettings
@@ -136,7 +137,7 @@ def take_job(link: socket.socket) -> tuple[Job, bytes]:
     content = b""
     while b"\n" not in content:
         more = link.recv(65_536)
-        if not more or len(content) > limits.PART_LINE_BYTES_MAX:
+        if not more or len(content) > bounds.PART_LINE_BYTES_MAX:
             raise SentinelError(
                 ErrorCode.INTERNAL, at="job", expected="one line", got=f"{len(content)} bytes"
             )

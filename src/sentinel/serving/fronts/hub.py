@@ -17,6 +17,7 @@ import numpy as np
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.work import Kind, Reply, Result, Work
 from sentinel.serving.doors.http_routes import HttpRoutes
@@ -211,8 +212,8 @@ class Hub:
     async def _tell_state(self) -> None:
         age_s = 0.0
         while True:
-            await asyncio.sleep(limits.FRONT_STATE_S)
-            age_s += limits.FRONT_STATE_S
+            await asyncio.sleep(bounds.FRONT_STATE_S)
+            age_s += bounds.FRONT_STATE_S
             state = _state(self._plane)
             if state != self._said or age_s >= limits.HEARTBEAT_S:
                 self._said, age_s = state, 0.0

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from sentinel.core import limits
 from sentinel.core.errors import SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.fronts.wire import FrameReader, Message, frame
 
 _LOG = logging.getLogger("sentinel.serving.fronts")
@@ -101,7 +101,7 @@ class Link(asyncio.Protocol, Generic[_M]):
         if self._transport is None or not waiting:
             return
         self._transport.write(b"".join(waiting))
-        if self._transport.get_write_buffer_size() > limits.FRONT_UNREAD_BYTES_MAX:
+        if self._transport.get_write_buffer_size() > bounds.FRONT_UNREAD_BYTES_MAX:
             _LOG.error("the other side of the socket of the fronts does not read")
             self._transport.abort()
 

@@ -15,6 +15,7 @@ import msgspec
 
 from sentinel.core import limits
 from sentinel.core.errors import SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.fronts.control import (
     Job,
     Refused,
@@ -87,7 +88,7 @@ class Part:
         ended = asyncio.Event()
         loop.add_reader(handle, ended.set)
         reader, writer = await asyncio.open_unix_connection(
-            sock=self._link, limit=limits.PART_LINE_BYTES_MAX
+            sock=self._link, limit=bounds.PART_LINE_BYTES_MAX
         )
         self._writer = writer
         writer.write(line(self._job))
@@ -133,16 +134,16 @@ class Part:
         looked_s = time.monotonic()
         while not ended.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), limits.BEAT_LOOK_S)
+                await asyncio.wait_for(ended.wait(), bounds.BEAT_LOOK_S)
             now_s = time.monotonic()
             if now_s - looked_s > limits.HEARTBEAT_S:
                 # It was us who slept: what was said meanwhile has not been heard yet.
                 self._beat_s = now_s
             looked_s = now_s
             if self.started is None:
-                if now_s - self._began_s > limits.PART_START_S_MAX:
+                if now_s - self._began_s > bounds.PART_START_S_MAX:
                     self.kill(Reason.SLOW_START)
-            elif now_s - self._beat_s > limits.BEAT_AGE_S_MAX:
+            elif now_s - self._beat_s > bounds.BEAT_AGE_S_MAX:
                 self.kill(Reason.FROZEN)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.batcher import BatcherState
 from sentinel.serving.batching.queue_of_rows import OverloadedError, deadline_passed
@@ -225,7 +226,7 @@ class RemotePlane(Described):
         if self.is_draining:
             own.append("the server is stopping")
         silent_s = time.monotonic() - self._heard_s
-        if self._link is not None and silent_s > limits.FRONT_SILENCE_S:
+        if self._link is not None and silent_s > bounds.FRONT_SILENCE_S:
             own.append(f"the scoring process has said nothing for {silent_s:.0f} s")
         return HealthReport(
             is_live=True,
@@ -305,9 +306,9 @@ class RemotePlane(Described):
         if work.deadline_s <= time.monotonic():
             raise deadline_passed(work)
         if (
-            len(self._flights) >= limits.FRONT_WORKS_MAX
-            or self._n_rows + work.n_rows > limits.QUEUE_ROWS_MAX
-            or self._n_bytes + n_bytes > limits.FRONT_BYTES_MAX
+            len(self._flights) >= bounds.FRONT_WORKS_MAX
+            or self._n_rows + work.n_rows > bounds.QUEUE_ROWS_MAX
+            or self._n_bytes + n_bytes > bounds.FRONT_BYTES_MAX
         ):
             raise OverloadedError(
                 expected="room on the way to the scoring process",
@@ -328,7 +329,7 @@ class RemotePlane(Described):
         self._n_bytes += flight.n_bytes
         if not self._is_sweeping:
             self._is_sweeping = True
-            asyncio.get_running_loop().call_later(limits.DEADLINE_SWEEP_S, self._sweep)
+            asyncio.get_running_loop().call_later(bounds.DEADLINE_SWEEP_S, self._sweep)
         return work
 
     def _take(self, number: int) -> _Flight | None:
@@ -369,7 +370,7 @@ class RemotePlane(Described):
             self._settle(number, deadline_passed(work))
         self._is_sweeping = bool(self._flights)
         if self._flights:
-            asyncio.get_running_loop().call_later(limits.DEADLINE_SWEEP_S, self._sweep)
+            asyncio.get_running_loop().call_later(bounds.DEADLINE_SWEEP_S, self._sweep)
 
 
 def _work(kind: Kind, n_rows: int, limit: Limit, reply: Reply) -> Work:

@@ -14,8 +14,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel.core import limits
 from sentinel.core.files import write_atomically
+from sentinel.serving import bounds
 
 _JITTER = 0.25
 _DOUBLINGS_MAX = 32
@@ -95,8 +95,8 @@ def restart_pause_s(n_in_row: int, draw: float) -> float:
     >>> restart_pause_s(100, 1.0)
     60.0
     """
-    doubled = limits.PART_RESTART_S * 2.0 ** min(n_in_row - 1, _DOUBLINGS_MAX)
-    least_s = min(doubled, limits.PART_RESTART_S_MAX / (1 + _JITTER))
+    doubled = bounds.PART_RESTART_S * 2.0 ** min(n_in_row - 1, _DOUBLINGS_MAX)
+    least_s = min(doubled, bounds.PART_RESTART_S_MAX / (1 + _JITTER))
     return least_s * (1 + _JITTER * draw)
 
 

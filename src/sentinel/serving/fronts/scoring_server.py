@@ -12,8 +12,8 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.doors.http_routes import HttpRoutes
 from sentinel.serving.fronts.control import Job, ParentLine, Refused, Restarts, Started
 from sentinel.serving.fronts.hub import Hub
@@ -104,7 +104,7 @@ class ScoringServer(Server):
             _LOG.error("this process cannot score any more", extra={"cause": cause})
             parent.say(Refused(to_wire(error)))
             self._doorway.stop_now()
-        return plane.load().busy_for_s < limits.BATCH_HANGS_S
+        return plane.load().busy_for_s < bounds.BATCH_HANGS_S
 
     def _note(self, restarts: Restarts) -> None:
         self._restarts = restarts.counts

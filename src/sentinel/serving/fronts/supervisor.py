@@ -25,9 +25,9 @@ from contextlib import ExitStack
 
 import msgspec
 
-from sentinel.core import limits
 from sentinel.core.configuration import Configuration
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.doors.tls import OwnClient
 from sentinel.serving.fronts.control import (
     FRONT,
@@ -173,7 +173,7 @@ class Supervisor:
             if name not in self._started:
                 self._give_up(ended)
                 return
-            n_in_row = 1 if ended.lived_s >= limits.PART_STEADY_S else n_in_row + 1
+            n_in_row = 1 if ended.lived_s >= bounds.PART_STEADY_S else n_in_row + 1
             pause_s = restart_pause_s(n_in_row, self._random.random())
             self._note(ended, part, pause_s=pause_s, n_in_row=n_in_row)
             await _sleep(stop, pause_s)
@@ -194,7 +194,7 @@ class Supervisor:
         stopping.cancel()
         if not watching.done():
             life.terminate()
-            wait_s = self._job.settings.drain_notice_s + limits.DRAIN_S_MAX + limits.PART_END_S_MAX
+            wait_s = self._job.settings.drain_notice_s + bounds.DRAIN_S_MAX + bounds.PART_END_S_MAX
             await asyncio.wait((watching,), timeout=wait_s)
             life.kill(None)
         return await watching

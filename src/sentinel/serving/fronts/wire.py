@@ -15,8 +15,8 @@ import numpy as np
 
 from sentinel.contract import Fault, Refusal
 from sentinel.contract.codes import RefusalCode
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
+from sentinel.serving import bounds
 from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.batching.scoring_worker import SOURCE, EventRefusedError
 from sentinel.serving.batching.work import Answers, EventAnswers, Kind, TensorAnswers
@@ -197,11 +197,11 @@ class FrameReader:
         at, n_bytes = 0, len(content)
         while n_bytes - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(content, at)
-            if length > limits.FRONT_FRAME_BYTES_MAX:
+            if length > bounds.FRONT_FRAME_BYTES_MAX:
                 raise SentinelError(
                     ErrorCode.REQUEST_TOO_LARGE,
                     at="frame",
-                    expected=f"at most {limits.FRONT_FRAME_BYTES_MAX} bytes",
+                    expected=f"at most {bounds.FRONT_FRAME_BYTES_MAX} bytes",
                     got=length,
                 )
             end = at + _LENGTH.size + length

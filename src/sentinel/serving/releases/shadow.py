@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.contract import EventBatch
-from sentinel.core import limits
 from sentinel.core.errors import SentinelError
 from sentinel.core.rests import Rests
 from sentinel.features import CategoryEncoding, Engine
@@ -30,6 +29,7 @@ from sentinel.monitoring.metrics import Metrics
 from sentinel.scoring import DecisionBatch
 from sentinel.scoring.guards import Rows
 from sentinel.scoring.scorer import outcomes
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.releases.comparison import Answered, Comparison
 from sentinel.serving.releases.working_release import WorkingRelease
@@ -86,7 +86,7 @@ class Shadow:
         entities : ndarray of int64, shape (n,)
         """
         n_rows = decisions.n_rows
-        if self._n_queued + n_rows > limits.SHADOW_ROWS_MAX:
+        if self._n_queued + n_rows > bounds.SHADOW_ROWS_MAX:
             self._n_skipped += n_rows
             self._metrics.add("sentinel_shadow_rows_total", n_rows, result="skipped")
             return
@@ -112,7 +112,7 @@ class Shadow:
         """End after the slice that is being scored."""
         self._is_stopping = True
         self._wake.set()
-        self._thread.join(limits.SWAP_S_MAX)
+        self._thread.join(bounds.SWAP_S_MAX)
 
     @property
     def has_ended(self) -> bool:
@@ -143,7 +143,7 @@ class Shadow:
     def _run(self) -> None:
         rests = Rests()
         while not self._is_stopping:
-            self._wake.wait(limits.SHADOW_EVERY_S)
+            self._wake.wait(bounds.SHADOW_EVERY_S)
             while not self._is_stopping and (taken := self._take()) is not None:
                 found = attempt(lambda taken=taken: self._score(taken), at="shadow")  # type: ignore[misc]
                 if isinstance(found, SentinelError):
@@ -158,7 +158,7 @@ class Shadow:
         with self._lock:
             while self._queue:
                 n_next = self._queue[0].rows.n_rows
-                if chosen and n_rows + n_next > limits.SHADOW_SLICE_ROWS:
+                if chosen and n_rows + n_next > bounds.SHADOW_SLICE_ROWS:
                     break
                 chosen.append(self._queue.popleft())
                 n_rows += n_next

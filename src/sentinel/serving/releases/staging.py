@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine
 from sentinel.release import LoadedRelease
 from sentinel.scoring.guards import Rows
+from sentinel.serving import bounds
 from sentinel.serving.releases.working_release import WorkingRelease
 
 _OWN_STATE = (
@@ -79,7 +79,7 @@ def warm(release: WorkingRelease) -> None:
     """Score known rows in batches of many sizes, so that the first callers find nothing cold."""
     canary = release.loaded.parts.canary
     known = np.concatenate([canary.event_vectors, canary.vectors])
-    for n_rows in (1, 16, limits.SERVE_BATCH_ROWS_MAX, limits.SERVE_BATCH_ROWS_MAX, 1):
+    for n_rows in (1, 16, bounds.SERVE_BATCH_ROWS_MAX, bounds.SERVE_BATCH_ROWS_MAX, 1):
         values = np.ascontiguousarray(np.resize(known, (n_rows, known.shape[1])))
         status = np.zeros(values.shape, dtype=np.uint8)
         # Each row is of its own entity: nothing of this belongs to one.

@@ -30,10 +30,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sentinel.core import limits
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.release import Role, Standing
 from sentinel.scoring import State
+from sentinel.serving import bounds
 from sentinel.serving.batching.attempt import attempt
 from sentinel.serving.batching.scoring_worker import ScoringWorker
 from sentinel.serving.batching.work import EventAnswers, Result
@@ -145,7 +145,7 @@ class Swap:
         self._report: dict[str, object] | None = None
         self._watch_until_s = float("-inf")
         self._in_service_since_ms = _now_ms()
-        self._operations: deque[Operation] = deque(maxlen=limits.OPERATIONS_KEPT)
+        self._operations: deque[Operation] = deque(maxlen=bounds.OPERATIONS_KEPT)
         self.on_switch: Callable[[], None] = lambda: None
 
     # --- what an operator asks ---------------------------------------------------------------
@@ -199,7 +199,7 @@ class Swap:
             self._try(who, "switch", after, lambda: self._put_in_service(after))
             self._move(Step.SWITCH, code=ErrorCode.SWITCH_REFUSED)
             self._staged, self._kept, self._taken_back = None, before, ""
-            self._watch_until_s = time.monotonic() + limits.SWAP_WATCH_S
+            self._watch_until_s = time.monotonic() + bounds.SWAP_WATCH_S
             self._count("switch")
             self._note(who, "switch", after.label, result=_done(why))
 
@@ -409,7 +409,7 @@ class Swap:
         """Take the canary of a release the way of every batch; live state stays as it is."""
         canary = release.loaded.parts.canary
         found: Future[Result] = Future()
-        limit = Limit.from_now("staging", limits.SWAP_CANARY_S_MAX)
+        limit = Limit.from_now("staging", bounds.SWAP_CANARY_S_MAX)
 
         def submit() -> None:
             try:
@@ -420,7 +420,7 @@ class Swap:
                 found.set_result(error)
 
         self._loop.call_soon_threadsafe(submit)
-        result = _within(found, limits.SWAP_CANARY_S_MAX, what="an answer to the canary")
+        result = _within(found, bounds.SWAP_CANARY_S_MAX, what="an answer to the canary")
         if isinstance(result, SentinelError):
             raise result
         lines = result.lines if isinstance(result, EventAnswers) else ()
@@ -445,7 +445,7 @@ class Swap:
                 done.set_result(None)
 
         self._plane.batcher.call(change)
-        _within(done, limits.SWAP_S_MAX, what="an end of the batch in the model")
+        _within(done, bounds.SWAP_S_MAX, what="an end of the batch in the model")
         shown: Future[None] = Future()
 
         def show() -> None:
@@ -453,7 +453,7 @@ class Swap:
             shown.set_result(None)
 
         self._loop.call_soon_threadsafe(show)
-        _within(shown, limits.SWAP_S_MAX, what="a turn of the door's loop")
+        _within(shown, bounds.SWAP_S_MAX, what="a turn of the door's loop")
         self._opened.metrics.record_release(
             release.label,
             digest=release.digest,
@@ -480,7 +480,7 @@ class Swap:
         if not shadow.has_ended:
             raise _refused(
                 ErrorCode.SWITCH_REFUSED,
-                expected=f"a challenger that ends its slice within {limits.SWAP_S_MAX:g} s",
+                expected=f"a challenger that ends its slice within {bounds.SWAP_S_MAX:g} s",
                 got="one that does not",
             )
 
