@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 
 import pytest
 from hypothesis import given
@@ -40,6 +42,23 @@ def test_json_is_the_only_thing_on_stdout(capsys: pytest.CaptureFixture[str]) ->
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"drift": None}
     assert captured.err == "on the side\n"
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "kind"), [(True, "xterm"), (True, "dumb"), (False, "xterm")]
+)
+def test_progress_is_watched_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, kind: str, *, is_terminal: bool
+) -> None:
+    """Who asks first can leave out what only watchers would see."""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", kind)
+    output = Output()
+    with output.progress("work", total=None) as advance:
+        advance(1, "one")
+    assert output.is_watched == ("work" in stream.getvalue()) == (is_terminal and kind == "xterm")
 
 
 def test_people_get_tables_and_no_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,15 +82,20 @@ class Output:
         """Say something on stderr that is not the result."""
         _console(to_stderr=True).print(text, style="dim")
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether progress is shown: on a terminal only. What only it needs is not looked up."""
+        console = _console(to_stderr=True)
+        return console.is_terminal and not console.is_dumb_terminal
+
     @contextmanager
     def progress(self, title: str, *, total: float | None) -> Iterator[Advance]:
-        """Show a progress bar on stderr, on a terminal only.
+        """Show a progress bar on stderr, where it is watched.
 
         Yields a callable that takes how much of ``total`` is done, and a note. Work without an end
         has no total: time and note are shown without a bar.
         """
-        console = _console(to_stderr=True)
-        if not console.is_terminal or console.is_dumb_terminal:
+        if not self.is_watched:
             yield _silent
             return
         from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -101,6 +106,7 @@ class Output:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         )
+        console = _console(to_stderr=True)
         with Progress(*columns, console=console, transient=True, refresh_per_second=5) as bar:
             task = bar.add_task(title, total=None if total is None else max(total, 1), note="")
 

@@ -180,7 +180,8 @@ def stream(  # noqa: PLR0913 -- one parameter a flag
             f"{release}: reading {events} from {shown}; Ctrl-C or SIGTERM ends it in good order."
         )
         with output.progress(f"streaming {events}", total=None) as advance:
-            report = worker.run(stop, on_turn=_teller(worker, advance))
+            told = _teller(worker, advance) if output.is_watched else None
+            report = worker.run(stop, on_turn=told)
     output.document(report_data(report, loaded))
     output.show(pairs("Stream", _facts(report, loaded)))
     return ExitCode.OK
