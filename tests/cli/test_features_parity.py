@@ -101,3 +101,21 @@ def test_following_compares_what_is_added(served: Path, tmp_path: Path) -> None:
         stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == ExitCode.OK, stderr
     assert json.loads(stdout)["n_compared"] == 200
+
+
+@pytest.mark.parametrize("holds", ["nothing", "a partition"])
+def test_a_folder_without_state_is_refused(
+    run: Run, served: Path, tmp_path: Path, holds: str
+) -> None:
+    """An empty state in its place would make every served value look wrong."""
+    state = tmp_path / "state"
+    state.mkdir()
+    if holds == "a partition":
+        (state / "partition-00000").mkdir()
+    told = run(*parity(served), "--state", "state")
+    assert told.returncode == ExitCode.FILE
+    assert "file-missing: state: expected a folder of feature state, got a folder" in told.stderr
+    assert "--partition-key" in told.stderr
+    assert sorted(path.name for path in state.iterdir()) == ["partition-00000"] * (
+        holds != "nothing"
+    )

@@ -128,16 +128,12 @@ def _restored(plan: FeaturePlan, folder: Path) -> tuple[Engine, int]:
     import shutil
     import tempfile
 
+    from sentinel.core.disk import SystemDisk
     from sentinel.features import Engine
     from sentinel.features.stores.embedded import EmbeddedStore
+    from sentinel.features.stores.embedded.inspection import require_state
 
-    if not folder.is_dir():
-        raise SentinelError(
-            ErrorCode.FILE_MISSING,
-            at=str(folder),
-            expected="a folder of feature state",
-            got="none there",
-        )
+    require_state(folder, SystemDisk())
     with tempfile.TemporaryDirectory(prefix="sentinel-parity-") as own:
         copy = Path(own) / "state"
         shutil.copytree(folder, copy)

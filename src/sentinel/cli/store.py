@@ -49,9 +49,10 @@ def inspect(folder: Folder, as_json: options.AsJson = False) -> ExitCode:
 
 @group.command(epilog=options.examples("sentinel store verify state"))
 def verify(folder: Folder, as_json: options.AsJson = False) -> ExitCode:
-    """Check every checksum of every snapshot and log record; exit code 4 when one fails.
+    """Check every checksum of every snapshot and log record, and that no record is missing.
 
-    An unfinished last record is what a crash leaves: the next start cuts it off by itself.
+    Exit code 4 when one fails, or is missing behind the newest whole snapshot. An unfinished last
+    record is what a crash leaves: the next start cuts it off by itself.
     """
     report = _look(folder)
     output = Output(as_json=as_json)

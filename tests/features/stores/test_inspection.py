@@ -11,7 +11,13 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.layout import R_ARENA, R_COUNT, R_ENTITIES, R_EVENTS, R_LIVING, R_NOW
 from sentinel.features.stores.embedded.inspection import look_at_store
 from sentinel.features.stores.embedded.snapshot import Snapshot, write_snapshot
-from sentinel.features.stores.embedded.write_ahead_log import WriteAheadLog
+from sentinel.features.stores.embedded.write_ahead_log import (
+    HEAD_BYTES,
+    MARKER,
+    WriteAheadLog,
+    segment_name,
+    segment_paths,
+)
 from sentinel.testing.memory_disk import MemoryDisk
 
 FOLDER = Path("state")
@@ -90,6 +96,88 @@ def test_an_unfinished_record_before_another_segment_is_damage() -> None:
     assert [name in fault for fault in look_at_store(FOLDER, disk).faults] == [True]
 
 
+def gapped(lost: tuple[int, ...], *, snapshot_at: int) -> MemoryDisk:
+    """Three segments of two records each, of which some are lost by their first record."""
+    disk = folder_of_state() if snapshot_at else MemoryDisk()
+    disk.make_folder(FOLDER)
+    for path in segment_paths(disk, FOLDER):
+        disk.remove(path)
+    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
+    for i in range(6):
+        log.append(1, bytes([i]) * 30)
+        log.commit()
+        if i % 2:
+            log.rotate()
+    for first in lost:
+        disk.remove(FOLDER / segment_name(first))
+    return disk
+
+
+@pytest.mark.parametrize("is_unfinished", [False, True])
+@pytest.mark.parametrize(
+    ("lost", "snapshot_at", "named"),
+    [
+        ((), 0, None),
+        ((), 2, None),
+        ((1,), 2, None),
+        ((1,), 0, 3),
+        ((3,), 0, 5),
+        ((3,), 2, 5),
+        ((1, 3), 2, 5),
+    ],
+)
+def test_records_that_are_missing_are_named_as_a_recovery_names_them(
+    lost: tuple[int, ...], snapshot_at: int, named: int | None, *, is_unfinished: bool
+) -> None:
+    """In the middle, or behind the newest snapshot; the last segment whole or just begun."""
+    disk = gapped(lost, snapshot_at=snapshot_at)
+    if is_unfinished:
+        last = segment_name(5)
+        change(disk, last, disk.read(FOLDER / last)[:10])
+    report = look_at_store(FOLDER, disk)
+    log = WriteAheadLog(disk, FOLDER, identity=IDENTITY)
+    if named is None:
+        assert report.faults == ()
+        n_left = 4 if is_unfinished else 6
+        assert len(list(log.recover(after=snapshot_at))) == n_left - snapshot_at
+        return
+    with pytest.raises(SentinelError) as caught:
+        list(log.recover(after=snapshot_at))
+    assert caught.value.code is ErrorCode.STATE_GAP
+    assert caught.value.at == segment_name(named)
+    assert report.faults == (str(caught.value),)
+    assert report.segments[-1].last == (4 if is_unfinished else 6), "what is there is read"
+
+
+def test_behind_damage_no_gap_is_named() -> None:
+    """How far a damaged segment went nobody knows."""
+    disk = gapped((), snapshot_at=0)
+    name = segment_name(3)
+    content = disk.read(FOLDER / name)
+    change(disk, name, content[:-1] + bytes([content[-1] ^ 1]))
+    assert [name in fault for fault in look_at_store(FOLDER, disk).faults] == [True]
+
+
+@pytest.mark.parametrize("how", ["another name", "a record taken out"])
+def test_a_segment_that_is_not_what_it_was_is_refused(how: str) -> None:
+    """Every checksum holds, and records are missing."""
+    disk = gapped((), snapshot_at=0)
+    name = segment_name(5)
+    content = disk.read(FOLDER / name)
+    if how == "another name":
+        disk.remove(FOLDER / segment_name(3))
+        disk.remove(FOLDER / name)
+        name = segment_name(3)
+        disk.create(FOLDER / name).write(content)
+    else:
+        second = content.rindex(MARKER)
+        change(disk, name, content[:HEAD_BYTES] + content[second:])
+    with pytest.raises(SentinelError) as caught:
+        list(WriteAheadLog(disk, FOLDER, identity=IDENTITY).recover(after=0))
+    assert caught.value.code is ErrorCode.STATE_GAP
+    assert look_at_store(FOLDER, disk).faults == (str(caught.value),)
+
+
 def test_looking_changes_nothing() -> None:
     disk = folder_of_state()
     before = {name: disk.read(FOLDER / name) for name in disk.names(FOLDER)}
@@ -106,3 +194,4 @@ def test_folder_without_state_is_said_so(*, exists: bool) -> None:
         look_at_store(FOLDER, disk)
     assert caught.value.code is ErrorCode.FILE_MISSING
     assert caught.value.at == "state"
+    assert "--store embedded:FOLDER" in str(caught.value)

@@ -75,7 +75,9 @@ class StoreReport:
 
 
 def look_at_store(folder: Path, disk: Disk | None = None) -> StoreReport:
-    """Read everything in a state folder and check every checksum; changes nothing.
+    """Read everything in a state folder, check every checksum, and that no record is missing.
+
+    It changes nothing.
 
     Raises
     ------
@@ -83,6 +85,21 @@ def look_at_store(folder: Path, disk: Disk | None = None) -> StoreReport:
         ``file-missing`` when there is no such folder, or no state in it; ``file-unreadable``.
     """
     disk = disk or SystemDisk()
+    snapshots = tuple(_look_at_snapshot(disk, path) for path in require_state(folder, disk))
+    after = max((part.sequence for part in snapshots if not part.fault), default=0)
+    is_same_boot = BootMark(folder, disk.boot_id()).is_same
+    segments = look_at_segments(disk, folder, after=after, is_same_boot=is_same_boot)
+    return StoreReport(snapshots=snapshots, segments=tuple(segments))
+
+
+def require_state(folder: Path, disk: Disk) -> list[Path]:
+    """List the snapshots of a state folder, newest first; without one it has a log.
+
+    Raises
+    ------
+    SentinelError
+        As :func:`look_at_store`.
+    """
     try:
         snapshots = snapshot_paths(disk, folder)
         segments = segment_paths(disk, folder)
@@ -97,17 +114,16 @@ def look_at_store(folder: Path, disk: Disk | None = None) -> StoreReport:
         raise _missing(folder, error.strerror or str(error)) from error
     if not snapshots and not segments:
         raise _missing(folder, "a folder without snapshot and log")
-    return StoreReport(
-        snapshots=tuple(_look_at_snapshot(disk, path) for path in snapshots),
-        segments=tuple(
-            look_at_segments(disk, folder, is_same_boot=BootMark(folder, disk.boot_id()).is_same)
-        ),
-    )
+    return snapshots
 
 
 def _missing(folder: Path, got: str) -> SentinelError:
     return SentinelError(
-        ErrorCode.FILE_MISSING, at=str(folder), expected="a folder of feature state", got=got
+        ErrorCode.FILE_MISSING,
+        at=str(folder),
+        expected="a folder of feature state",
+        got=got,
+        hint="Name the FOLDER of --store embedded:FOLDER; with --partition-key a folder in it.",
     )
 
 

@@ -163,6 +163,27 @@ def _corrupt(path: Path, offset: int, expected: str, got: object) -> SentinelErr
     )
 
 
+def _refuse_gap(path: Path, expected: int, got: int) -> None:
+    """Refuse a record, or the first one of a segment, where others are missing before it."""
+    if got != expected:
+        raise SentinelError(
+            ErrorCode.STATE_GAP,
+            at=path.name,
+            expected=f"record {expected}",
+            got=f"record {got}",
+            hint="A segment or a snapshot is missing: restore it, or replay the source.",
+        )
+
+
+def _behind(paths: list[Path], sequence: int) -> list[Path]:
+    """Take the segments that may hold a record above a sequence.
+
+    Those before them may be there still, or again: a power cut can bring back a removed name.
+    """
+    n_covered = sum(_first_of(path) <= sequence + 1 for path in paths[1:])
+    return paths[n_covered:]
+
+
 def _is_head(content: bytes) -> bool:
     """Whether a whole segment head stands at the front."""
     if len(content) < HEAD_BYTES:
@@ -224,9 +245,16 @@ class _Segment:
         self.n_bytes_torn = len(self.content)
         return False
 
+    def refuse_gap(self, reached: int) -> None:
+        """Refuse it where records are missing between its first and the last that was reached."""
+        first = _first_of(self.path)
+        _refuse_gap(self.path, min(first, reached + 1), first)
+
     def head(self, identity: bytes | None) -> tuple[int, int, int]:
         """Return format, epoch and first sequence, or raise."""
-        return _check_head(self.content, self.path, identity)
+        head = _check_head(self.content, self.path, identity)
+        _refuse_gap(self.path, _first_of(self.path), head[2])
+        return head
 
     def records(self, head: tuple[int, int, int]) -> Iterator[WalRecord]:
         """Yield the whole records up to the first sequence of the next segment."""
@@ -246,8 +274,9 @@ class _Segment:
             record, following = decoded
             if version > 1 and record.epoch != epoch:
                 raise _corrupt(self.path, self.offset, f"a record of epoch {epoch}", record.epoch)
+            _refuse_gap(self.path, next_sequence, record.sequence)
             self.offset = following
-            next_sequence = record.sequence + 1
+            next_sequence += 1
             yield record
 
     def _is_torn(self, next_sequence: int, version: int) -> bool:
@@ -280,22 +309,41 @@ class SegmentReport:
     fault: str
 
 
-def look_at_segments(disk: Disk, folder: Path, *, is_same_boot: bool) -> list[SegmentReport]:
-    """Read the segments of any feature set as a recovery reads them, changing nothing."""
+def look_at_segments(
+    disk: Disk, folder: Path, *, after: int, is_same_boot: bool
+) -> list[SegmentReport]:
+    """Read the segments of any feature set as a recovery reads them, changing nothing.
+
+    Parameters
+    ----------
+    disk : Disk
+    folder : Path
+    after : int
+        Last record that the snapshot holds which a recovery begins with; 0 without one.
+    is_same_boot : bool
+        As for :class:`WriteAheadLog`.
+    """
     paths = segment_paths(disk, folder)
-    return [
-        _look_at(_Segment(disk, path, following, is_same_boot=is_same_boot))
-        for path, following in zip(paths, [*paths[1:], None][: len(paths)], strict=True)
-    ]
+    behind = _behind(paths, after)
+    reports: list[SegmentReport] = []
+    for path, following in zip(paths, [*paths[1:], None][: len(paths)], strict=True):
+        reached = max(after, reports[-1].last) if reports else after
+        if path not in behind or (reports and reports[-1].fault):
+            # Not needed; or how far the one before it went, which is damaged, nobody knows.
+            reached = _first_of(path)
+        segment = _Segment(disk, path, following, is_same_boot=is_same_boot)
+        reports.append(_look_at(segment, reached))
+    return reports
 
 
-def _look_at(segment: _Segment) -> SegmentReport:
+def _look_at(segment: _Segment, reached: int) -> SegmentReport:
     first = _first_of(segment.path)
     last, fault = first - 1, ""
     try:
         if segment.has_head():
             for record in segment.records(segment.head(None)):
                 last = record.sequence
+        segment.refuse_gap(reached)
     except SentinelError as error:
         fault = str(error)
     return SegmentReport(
@@ -368,43 +416,20 @@ class WriteAheadLog:
             ``state-of-another-feature-set``, ``state-gap`` when records are missing.
         """
         self.sequence = after
-        paths = self._segments_behind(after)
+        paths = _behind(segment_paths(self._disk, self._folder), after)
         self._recovered = list(paths)
         for path, following in zip(paths, [*paths[1:], None][: len(paths)], strict=True):
             for record in self._read_segment(path, following):
-                if record.sequence <= after:
-                    continue
-                if record.sequence != self.sequence + 1:
-                    raise self._gap(path, self.sequence + 1, record.sequence)
-                self.sequence = record.sequence
-                yield record
-
-    def _segments_behind(self, sequence: int) -> list[Path]:
-        """List the segments that may hold a record above a sequence.
-
-        Those before them may be there still, or again: a power cut can bring back a removed name.
-        """
-        paths = segment_paths(self._disk, self._folder)
-        firsts = [_first_of(path) for path in paths]
-        n_covered = sum(following <= sequence + 1 for following in firsts[1:])
-        return paths[n_covered:]
-
-    def _gap(self, path: Path, expected: int, got: int) -> SentinelError:
-        return SentinelError(
-            ErrorCode.STATE_GAP,
-            at=path.name,
-            expected=f"record {expected}",
-            got=f"record {got}",
-            hint="A segment or a snapshot is missing: restore it, or replay the source.",
-        )
+                if record.sequence > after:
+                    self.sequence = record.sequence
+                    yield record
 
     def _read_segment(self, path: Path, following: Path | None) -> Iterator[WalRecord]:
         segment = _Segment(self._disk, path, following, is_same_boot=self._is_same_boot)
+        segment.refuse_gap(self.sequence)
         if segment.has_head():
             head = segment.head(self._identity)
             self.epoch_found = max(self.epoch_found, head[1])
-            if head[2] > self.sequence + 1:
-                raise self._gap(path, self.sequence + 1, head[2])
             yield from segment.records(head)
             self.n_bytes_fenced += segment.n_bytes_fenced
         if segment.n_bytes_torn or not segment.offset:
