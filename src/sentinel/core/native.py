@@ -43,6 +43,7 @@ NATIVE_MODULES = (
     "features/history/slots.py",
     "features/rows.py",
     "features/stores/redis/rows.py",
+    "features/stores/redis/seal.py",
     "features/stores/redis/wire.py",
     "features/tiles.py",
     "data/json_lines.py",

@@ -217,9 +217,7 @@ class MemoryDisk:
         return disk
 
 
-def surviving(
-    written: bytes, durable: bytes, keep: float, rng: Random, *, has_holes: bool = True
-) -> bytes:
+def surviving(written: bytes, durable: bytes, keep: float, rng: Random) -> bytes:
     """Return what a power cut leaves of a file: what was synced, all, or a torn part of the rest.
 
     Parameters
@@ -229,8 +227,6 @@ def surviving(
     keep : float in [0, 1]
         Probability that more than what was synced survives.
     rng : Random
-    has_holes : bool
-        Whether a part of the rest may be missing in its middle too.
     """
     if written == durable or rng.random() >= keep:
         return durable
@@ -239,7 +235,7 @@ def surviving(
     start = len(durable)
     length = rng.randint(start, len(written))
     survivor = bytearray(written[:length])
-    if has_holes and length - start > 16 and rng.random() < 0.5:
+    if length - start > 16 and rng.random() < 0.5:
         # A page that never reached the disk reads as zeros.
         hole = rng.randrange(start, length)
         survivor[hole : hole + 512] = bytes(len(survivor[hole : hole + 512]))

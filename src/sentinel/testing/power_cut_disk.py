@@ -80,7 +80,7 @@ class _Tree:
         self.is_off = False
         self._next = _ROOT + 1
 
-    def cut(self, keep: float, seed: int, has_holes: bool) -> None:
+    def cut(self, keep: float, seed: int) -> None:
         """Be what the disk has after the power cut, and work again."""
         rng = Random(seed)  # noqa: S311 -- a seeded choice, not a secret
         for _, node in sorted(self.nodes.items()):
@@ -94,7 +94,7 @@ class _Tree:
                             names.pop(name, None)
                 node.names, node.durable_names = dict(names), dict(names)
             else:
-                left = surviving(bytes(node.content), node.durable, keep, rng, has_holes=has_holes)
+                left = surviving(bytes(node.content), node.durable, keep, rng)
                 node.content, node.durable = bytearray(left), left
         self.is_off = False
         self.n_changes_left = -1
@@ -323,9 +323,9 @@ class PowerCutDisk:
 
     def cut_after(self, n_changes: int) -> None:
         """Let the power go off before a call that changes something: 0 is the next one."""
-        self._ask(["after", n_changes, 0, False])
+        self._ask(["after", n_changes, 0])
 
-    def restore(self, *, keep: float, seed: int = 0, has_holes: bool = True) -> None:
+    def restore(self, *, keep: float, seed: int = 0) -> None:
         """Bring the power back.
 
         Parameters
@@ -333,10 +333,8 @@ class PowerCutDisk:
         keep : float in [0, 1]
             How likely survives what was not synced, or a part of it.
         seed : int
-        has_holes : bool
-            Whether a page may be missing in the middle of such a part; False: its end alone is.
         """
-        self._ask(["restore", keep, seed, has_holes])
+        self._ask(["restore", keep, seed])
 
     def close(self) -> None:
         """Unmount, and end the process."""
@@ -372,12 +370,12 @@ def main() -> None:
     threading.Thread(target=_serve, args=(device, tree, lock), daemon=True).start()
     _say("mounted")
     for line in sys.stdin:
-        word, number, seed, has_holes = json.loads(line)
+        word, number, seed = json.loads(line)
         with lock:
             if word == "after":
                 tree.n_changes_left = number
             else:
-                tree.cut(number, seed, has_holes)
+                tree.cut(number, seed)
         _say("done")
     _unmount(folder)
 

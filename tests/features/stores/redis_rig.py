@@ -6,12 +6,15 @@ import time
 from typing import TypeVar
 
 import feature_world
+import numpy as np
+import numpy.typing as npt
+import pytest
 from feature_world import every_kind
 
 from sentinel.contract import EventBatch
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features import Engine, FeatureMatrix, compile_plan
-from sentinel.features.stores.redis.reader import FeatureReader
+from sentinel.features.stores.redis.reader import EntityFeatures, FeatureReader
 from sentinel.features.stores.redis.store import RedisStore
 
 PLAN = compile_plan(every_kind())
@@ -66,3 +69,12 @@ def feed_until_taken(store: RedisStore, batch: EventBatch) -> FeatureMatrix | No
             if error.code is not ErrorCode.STORE_UNREACHABLE or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def read_hashed(
+    reader: FeatureReader, entity: str, hashed: npt.NDArray[np.int64], at_ms: int
+) -> EntityFeatures:
+    """Ask by hash: the small world has no texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureReader, "_hashed", lambda *_: np.ascontiguousarray(hashed))
+        return reader.read(entity, ["x"] * len(hashed), at_ms)

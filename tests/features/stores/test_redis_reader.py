@@ -14,7 +14,7 @@ from feature_world import (
     rows_of,
     verdicts,
 )
-from redis_rig import PLAN, closed_later
+from redis_rig import PLAN, closed_later, read_hashed
 
 from sentinel.contract import EventBatch, RawBatch
 from sentinel.contract.decoder import Decoder
@@ -83,13 +83,6 @@ def test_read_is_what_the_next_event_would_read(
         assert found.values[0].tobytes() == matrix.values[0, columns].tobytes()
         assert found.status[0].tolist() == matrix.status[0, columns].tolist()
         assert found.is_known.tolist() == [True]
-
-
-def read_hashed(reader: FeatureReader, entity: str, hashed: np.ndarray, at_ms: int):  # type: ignore[no-untyped-def]
-    """Ask by hash: the small world has no texts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureReader, "_hashed", lambda *_: np.ascontiguousarray(hashed))
-        return reader.read(entity, ["x"] * len(hashed), at_ms)
 
 
 def test_read_changes_nothing_and_answers_repeated_and_unknown_keys(server: RedisServer) -> None:

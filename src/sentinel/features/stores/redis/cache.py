@@ -39,7 +39,7 @@ from sentinel.features.stores.redis.rows import (
     places_of,
     put_rows,
 )
-from sentinel.features.stores.redis.state import corrupt
+from sentinel.features.stores.redis.seal import corrupt, seal_rows, unseal_rows
 
 Array = npt.NDArray[np.generic]
 Int64Array = npt.NDArray[np.int64]
@@ -125,7 +125,7 @@ class RowCache(Engine):
             if None in values:
                 self.drop_rows()
                 return
-            rows = self._rows_from(entity, held[entity], values)
+            rows = self.rows_from(entity, held[entity], values)
             put_rows(self._state.arena, places[entity][places[entity] >= 0], rows)
 
     def make_room(self, events: EventBatch) -> None:
@@ -157,7 +157,7 @@ class RowCache(Engine):
         )
 
     def changed(self, before: Before) -> list[tuple[Int64Array, Int64Array]]:
-        """Return keys and rows, by type, that are new or no longer as they were."""
+        """Return keys and sealed rows, by type, that are new or no longer as they were."""
         found = []
         for entity, keys in enumerate(before.keys):
             places = places_of(self._state.places, entity, keys)
@@ -166,7 +166,9 @@ class RowCache(Engine):
             differs = np.ones(len(rows), dtype=np.bool_)
             was_there = before.places[entity][is_there] >= 0
             differs[was_there] = (rows[was_there] != before.rows[entity]).any(axis=1)
-            found.append((keys[is_there][differs], rows[differs]))
+            changed = rows[differs]
+            seal_rows(changed, entity)
+            found.append((keys[is_there][differs], changed))
         return found
 
     def undo(self, before: Before, event_ids: Int64Array, feedback_ids: Int64Array) -> bool:
@@ -230,7 +232,7 @@ class RowCache(Engine):
     def hold(self, entity: int, keys: Int64Array, values: Values) -> None:
         """Take in rows that are not held; None where there is none."""
         is_there = np.array([value is not None for value in values], dtype=np.bool_)
-        rows = self._rows_from(entity, keys[is_there], values)
+        rows = self.rows_from(entity, keys[is_there], values)
         self._room_for(rows.size, len(rows))
         state = self._state
         first = int(state.registers[R_ARENA])
@@ -239,15 +241,15 @@ class RowCache(Engine):
         state.registers[R_ARENA] += rows.size
         state.registers[R_ENTITIES] += len(rows)
 
-    def _rows_from(self, entity: int, keys: Int64Array, values: Values) -> Int64Array:
+    def rows_from(self, entity: int, keys: Int64Array, values: Values) -> Int64Array:
         """Read rows; what is not a row of the type and key asked for is refused."""
         n_words = int(self.n_words[entity])
         content = b"".join(value for value in values if value is not None)
         if len(content) != 8 * n_words * len(keys):
             raise corrupt("rows", f"{8 * n_words} bytes a row", "another length")
         rows = np.frombuffer(content, dtype=np.int64).reshape(len(keys), n_words).copy()
-        if not ((rows[:, 0] == keys) & (rows[:, 1] == entity)).all():
-            raise corrupt("rows", "the row of its key", "another row")
+        if not unseal_rows(rows, entity, keys):
+            raise corrupt("rows", "rows of their keys whose checksums hold", "another row")
         return rows
 
     def _room_for(self, n_words: int, n_rows: int) -> None:

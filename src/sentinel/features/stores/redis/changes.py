@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from sentinel.contract import EventBatch
 from sentinel.features.stores.redis.cache import Before
+from sentinel.features.stores.redis.script import EVENT_IDS
+from sentinel.features.stores.redis.seal import sum_of_ids
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -21,6 +23,7 @@ class Undo:
     event_ids: Int64Array
     feedback_ids: Int64Array
     turns: tuple[int, int]
+    id_sums: Int64Array
     feedback_sequence: int
 
 
@@ -67,3 +70,13 @@ def id_changes(
         n_held += n_taken
         at += n_taken
     return changes, n_turns
+
+
+def sums_after(sums: Int64Array, changes: list[tuple[int, bool, bytes]]) -> Int64Array:
+    """Return the sums of all generations of ids, once changes of :func:`id_changes` are made."""
+    sums = sums.copy()
+    for place, is_fresh, content in changes:
+        generation = place - EVENT_IDS[0]
+        ids = np.frombuffer(content, dtype=np.int64)
+        sums[generation] = sum_of_ids(ids, 0 if is_fresh else int(sums[generation]))
+    return sums

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sentinel.features.stores.redis.seal import SEAL_BYTES, corrupt, sealed, unsealed
+
 Int64Array = npt.NDArray[np.int64]
 
+_HEAD = struct.Struct("<I")
 _INTENT = struct.Struct("<qI")
 _PART = struct.Struct("<HqI")
 
@@ -47,25 +50,33 @@ class Intent:
         pieces = [_INTENT.pack(self.number, len(self.parts))]
         for part in self.parts:
             pieces.append(_PART.pack(part.shard, part.before, len(part.keys)))
-            pieces += (part.entities.tobytes(), part.keys.tobytes(), *part.values)
-        return b"".join(pieces)
+            pieces += (part.entities.tobytes(), part.keys.tobytes())
+        # Rows have seals of their own.
+        rows = [value for part in self.parts for value in part.values]
+        head = b"".join(pieces)
+        return b"".join((_HEAD.pack(len(head)), sealed(head), *rows))
 
 
 def decode_intent(content: bytes, n_words: Int64Array) -> Intent:
     """Decode what :meth:`Intent.encode` gave; ``n_words``: words of a row, by entity type."""
-    number, n_parts = _INTENT.unpack_from(content)
+    if len(content) < _HEAD.size:
+        raise corrupt("intents", "a head", f"{len(content)} bytes")
+    (n_head,) = _HEAD.unpack_from(content)
+    end = _HEAD.size + n_head + SEAL_BYTES
+    head = unsealed(content[_HEAD.size : end], "intents")
+    number, n_parts = _INTENT.unpack_from(head)
     at = _INTENT.size
     parts = []
     for _ in range(n_parts):
-        shard, before, n_rows = _PART.unpack_from(content, at)
+        shard, before, n_rows = _PART.unpack_from(head, at)
         at += _PART.size
-        entities = np.frombuffer(content, dtype=np.uint8, count=n_rows, offset=at)
+        entities = np.frombuffer(head, dtype=np.uint8, count=n_rows, offset=at)
         at += n_rows
-        keys = np.frombuffer(content, dtype=np.int64, count=n_rows, offset=at)
+        keys = np.frombuffer(head, dtype=np.int64, count=n_rows, offset=at)
         at += 8 * n_rows
         values = []
         for n_bytes in (8 * n_words[entities]).tolist():
-            values.append(content[at : at + n_bytes])
-            at += n_bytes
+            values.append(content[end : end + n_bytes])
+            end += n_bytes
         parts.append(Part(shard, before, entities, keys, values))
     return Intent(number, parts)

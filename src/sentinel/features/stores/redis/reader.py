@@ -35,8 +35,8 @@ from sentinel.features.stores.redis.cache import RowCache
 from sentinel.features.stores.redis.cluster_link import ClusterLink
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.features.stores.redis.script import Keys
+from sentinel.features.stores.redis.seal import corrupt
 from sentinel.features.stores.redis.shards import Shards
-from sentinel.features.stores.redis.state import corrupt
 from sentinel.features.stores.redis.wire import (
     MORE,
     STRANGE,
@@ -298,7 +298,7 @@ class FeatureReader:
             link.close()
             (told,) = link.call([("MGET", *self._keys.row_keys(kind.number, keys))])
             raise corrupt(
-                "rows", f"{8 * kind.n_words} bytes a row, of its key", type(told).__name__
+                "rows", f"{8 * kind.n_words} bytes a row, sealed, of its key", type(told).__name__
             )
 
     def _take_from_shards(
@@ -315,13 +315,8 @@ class FeatureReader:
         wanted = [np.empty(0, dtype=np.int64)] * kind.number + [keys]
         values = self._shards.peek(wanted)[kind.number]
         rows = arena[first : first + len(keys) * kind.n_words].reshape(len(keys), kind.n_words)
-        for i, value in enumerate(values):
-            is_known[i] = value is not None
-            if value is not None:
-                row = np.frombuffer(value, dtype=np.int64)
-                if len(row) != kind.n_words or (row[0], row[1]) != (keys[i], kind.number):
-                    raise corrupt("rows", "the row of its key", "another row")
-                rows[i] = row
+        is_known[:] = [value is not None for value in values]
+        rows[is_known] = self._cache.rows_from(kind.number, keys[is_known], values)
 
     def _kind(self, entity: str) -> _Kind:
         if entity not in self._kinds:

@@ -34,13 +34,14 @@ from sentinel.features.stores.redis.commit import transaction, watched
 from sentinel.features.stores.redis.link import RedisLink, Reply, Word
 from sentinel.features.stores.redis.rows import remember_ids
 from sentinel.features.stores.redis.script import COMMIT, CREATE, LOAD, Change, Keys, digest_of
+from sentinel.features.stores.redis.seal import corrupt, sum_of_ids
 from sentinel.features.stores.redis.shards import Shards
 from sentinel.features.stores.redis.state import (
     FORMAT,
+    N_ID_SUMS,
     Answers,
     Loaded,
     Scalars,
-    corrupt,
     decode_answers,
     decode_changes,
     decode_loaded,
@@ -58,6 +59,15 @@ _REDIS_MAJOR_MIN = 7
 _SCAN_KEYS = 1000
 _ID_PLACES_FIRST = 1 << 12
 _FIRST_TURNS = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Ids that are held: their table, how many are of the current generation, sums of both."""
+
+    table: Int64Array
+    n_current: int
+    sums: Int64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,7 @@ class RedisReplica(RowCache):
         self._pending_mark = b""
         self._turns = _FIRST_TURNS
         self._feedback_sequence = 0
+        self._id_sums = np.zeros(N_ID_SUMS, dtype=np.int64)
         self._unsure: Commit | None = None
         self._settled: Commit | None = None
         self._must_load = True
@@ -185,6 +196,8 @@ class RedisReplica(RowCache):
         empty = Engine(self.plan, n_dedupe_min=int(self._feedback_window[2]))
         self.restore(*empty.capture())
         self._feedback_sequence = 0
+        self._turns = _FIRST_TURNS
+        self._id_sums = np.zeros(N_ID_SUMS, dtype=np.int64)
         self._epoch = b""
         self._unsure = self._settled = None
         self._must_load_all = True
@@ -272,9 +285,11 @@ class RedisReplica(RowCache):
         if chain is None:
             loaded = self._ask_for_all()
             self.drop_rows()
+        scalars = decode_scalars(loaded.state)
+        if scalars.turns != loaded.turns:
+            raise corrupt("head", f"turns {scalars.turns}", loaded.turns)
         if self._shards is not None:
             self._load_shards(self._shards, loaded)
-        scalars = decode_scalars(loaded.state)
         self._take_ids(loaded, scalars)
         self._take_scalars(scalars)
         self._take_pending(loaded)
@@ -359,10 +374,13 @@ class RedisReplica(RowCache):
         )
 
     def _chain(self, loaded: Loaded) -> list[bytes] | None:
-        """Return the commits after the version held; None where they are not all known."""
+        """Return the commits after the version held; None where they are not known or whole."""
         if loaded.version == self._version:
             return []
-        versions = [version_of(change) for change in loaded.changes]
+        try:
+            versions = [version_of(change) for change in loaded.changes]
+        except SentinelError:
+            return None  # what they would spare is loaded
         if self._version in versions:
             return loaded.changes[versions.index(self._version) + 1 :]
         # Before the first change of a list that was never cut stands the first version.
@@ -377,16 +395,15 @@ class RedisReplica(RowCache):
 
     def _take_ids(self, loaded: Loaded, scalars: Scalars) -> None:
         registers = scalars.registers
-        known = int(self._state.registers[R_IDS])
-        ids = _merged(
-            self._state.ids, loaded.ids, known, (registers[R_GENERATION], registers[R_IDS])
-        )
+        known = Ids(self._state.ids, int(self._state.registers[R_IDS]), self._id_sums[:2])
+        wanted = (registers[R_GENERATION], registers[R_IDS], scalars.id_sums[:2])
+        ids = _merged(known, loaded.ids, *wanted)
         self._state = self._state._replace(ids=ids)
         window = scalars.feedback_window
-        known = int(self._feedback_window[1])
-        self._feedback_ids = _merged(
-            self._feedback_ids, loaded.feedback_ids, known, (window[0], window[1])
-        )
+        known = Ids(self._feedback_ids, int(self._feedback_window[1]), self._id_sums[2:])
+        wanted = (window[0], window[1], scalars.id_sums[2:])
+        self._feedback_ids = _merged(known, loaded.feedback_ids, *wanted)
+        self._id_sums = scalars.id_sums
 
     def _take_scalars(self, scalars: Scalars) -> None:
         registers = self._state.registers
@@ -411,6 +428,8 @@ class RedisReplica(RowCache):
             self._feedback_window,
             self._n_feedback_duplicates,
             self._feedback_sequence,
+            self._turns,
+            self._id_sums,
         )
 
     # --- rows ------------------------------------------------------------------------------------
@@ -499,15 +518,18 @@ def parts_of(matrix: FeatureMatrix) -> tuple[npt.NDArray[np.generic], ...]:
 
 
 def _merged(
-    ids: Int64Array, loaded: tuple[bool, bytes, bytes], known: int, window: tuple[int, int]
+    known: Ids, loaded: tuple[bool, bytes, bytes], current: int, n_ids: int, sums: Int64Array
 ) -> Int64Array:
-    """Return the table of ids with what was loaded; ``window``: generation, ids in it."""
+    """Return the table of ids with what was loaded: ``n_ids`` of generation ``current``."""
     is_all, first, second = loaded
-    current, n_ids = int(window[0]), int(window[1])
     if not is_all:
         more = words_of(first)
-        if known + len(more) != n_ids:
-            raise _ids_corrupt(n_ids, known + len(more))
+        if known.n_current + len(more) != n_ids:
+            raise _ids_corrupt(n_ids, known.n_current + len(more))
+        found = known.sums.copy()
+        found[current] = sum_of_ids(more, int(found[current]))
+        _check_sums(found, sums)
+        ids = known.table
         while 2 * n_ids > ids.shape[1]:
             larger = np.zeros((2, 2 * ids.shape[1]), dtype=np.int64)
             rehash_ids(ids, larger)
@@ -517,6 +539,7 @@ def _merged(
     parts = [words_of(first), words_of(second)]
     if len(parts[current]) != n_ids:
         raise _ids_corrupt(n_ids, len(parts[current]))
+    _check_sums(np.array([sum_of_ids(part) for part in parts]), sums)
     n_places = _ID_PLACES_FIRST
     while n_places < 2 * max(map(len, parts)):
         n_places *= 2
@@ -528,6 +551,11 @@ def _merged(
 
 def _ids_corrupt(expected: int, got: int) -> SentinelError:
     return corrupt("ids", f"{expected} ids of the current generation", got)
+
+
+def _check_sums(found: Int64Array, expected: Int64Array) -> None:
+    if (found != expected).any():
+        raise corrupt("ids", "ids whose sums are those of the head", "others")
 
 
 def _ttl_ms(plan: FeaturePlan, entity: int) -> int:

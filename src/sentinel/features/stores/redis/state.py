@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel.contract import EventBatch
-from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.features.layout import R_COUNT, Feed
 from sentinel.features.matrix import FeatureMatrix
 from sentinel.features.stores.redis.link import Reply
+from sentinel.features.stores.redis.seal import corrupt, sealed, unsealed
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-FORMAT = b"2"
-_N_SCALARS = R_COUNT + 5
+FORMAT = b"3"
+N_ID_SUMS = 4
+_N_SCALARS = R_COUNT + 7 + N_ID_SUMS
 _ANSWER = struct.Struct("<IIiI")
 _SEQUENCE = struct.Struct(">Q")
 
@@ -38,26 +39,36 @@ class Scalars:
     n_feedback_duplicates : int
     feedback_sequence : int
         Number of the next feedback.
+    turns : tuple of int
+        How often the ids of events and of feedback have changed generation.
+    id_sums : ndarray of int64, shape (N_ID_SUMS,)
+        Of both generations of the ids of events, then of feedback.
     """
 
     registers: Int64Array
     feedback_window: Int64Array
     n_feedback_duplicates: int
     feedback_sequence: int
+    turns: tuple[int, int]
+    id_sums: Int64Array
 
     def encode(self) -> bytes:
         """Return the bytes for the head."""
-        rest = np.array([self.n_feedback_duplicates, self.feedback_sequence], dtype=np.int64)
-        return np.concatenate([self.registers, self.feedback_window, rest]).tobytes()
+        rest = [self.n_feedback_duplicates, self.feedback_sequence, *self.turns]
+        parts = (self.registers, self.feedback_window, np.array(rest, dtype=np.int64), self.id_sums)
+        return sealed(np.concatenate(parts).tobytes())
 
 
 def decode_scalars(content: bytes) -> Scalars:
     """Decode what :meth:`Scalars.encode` gave."""
+    content = unsealed(content, "head")
     if len(content) != 8 * _N_SCALARS:
         raise corrupt("head", f"{8 * _N_SCALARS} bytes", f"{len(content)} bytes")
     words = np.frombuffer(content, dtype=np.int64).copy()
-    window = words[R_COUNT : R_COUNT + 3].copy()
-    return Scalars(words[:R_COUNT].copy(), window, int(words[-2]), int(words[-1]))
+    duplicates, sequence, *turns = words[R_COUNT + 3 : -N_ID_SUMS].tolist()
+    window = words[R_COUNT : R_COUNT + 3]
+    sums = words[-N_ID_SUMS:]
+    return Scalars(words[:R_COUNT], window, duplicates, sequence, (turns[0], turns[1]), sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,13 @@ def decode_loaded(reply: Reply) -> Loaded | None:
     """Read the answer of the load function; None where there is no state."""
     if not isinstance(reply, list) or len(reply) == 0:
         return None
+    try:
+        return _decode_loaded(reply)
+    except ValueError as error:
+        raise corrupt("head or positions", "texts and numbers", "others") from error
+
+
+def _decode_loaded(reply: list[Reply]) -> Loaded:
     head = [_bytes(part) for part in _list(reply[0])]
     flat = [_bytes(part) for part in _list(reply[1])]
     positions = {}
@@ -157,21 +175,20 @@ def encode_pending(
     members = []
     for n, row in enumerate(np.flatnonzero(chosen)):
         time_ms = int(times[row])
-        content = b"".join(
-            (
-                _SEQUENCE.pack(first + n),
-                struct.pack("<q", time_ms),
-                feedback.values[:, row].tobytes(),
-                feedback.present[:, row].tobytes(),
-            )
+        content = (
+            _SEQUENCE.pack(first + n),
+            struct.pack("<q", time_ms),
+            feedback.values[:, row].tobytes(),
+            feedback.present[:, row].tobytes(),
         )
-        members.append((time_ms, content))
+        members.append((time_ms, sealed(b"".join(content))))
     return members
 
 
 def decode_pending(members: list[bytes], n_fields: int) -> Feed:
     """Decode the queue, in its order."""
     n_bytes = 16 + 9 * n_fields
+    members = [unsealed(member, "pending") for member in members]
     if any(len(member) != n_bytes for member in members):
         raise corrupt("pending", f"members of {n_bytes} bytes", "another length")
     table = np.frombuffer(b"".join(members), dtype=np.uint8).reshape(len(members), n_bytes).copy()
@@ -202,11 +219,12 @@ def encode_answers(events: EventBatch, matrix: FeatureMatrix) -> bytes:
     positions = np.ascontiguousarray(events.raw.positions[events.rows], dtype=np.int64)
     flags = (matrix.is_late.tobytes(), matrix.is_duplicate.tobytes())
     content = (positions.tobytes(), matrix.values.tobytes(), matrix.status.tobytes(), *flags)
-    return b"".join((head, source, *content))
+    return sealed(b"".join((head, source, *content)))
 
 
 def decode_answers(content: bytes, names: tuple[str, ...]) -> Answers:
     """Decode what :func:`encode_answers` gave."""
+    content = unsealed(content, "answers")
     n_rows, n_features, partition, n_source = _ANSWER.unpack_from(content)
     at = _ANSWER.size
     source = content[at : at + n_source].decode()
@@ -235,13 +253,13 @@ def decode_answers(content: bytes, names: tuple[str, ...]) -> Answers:
 def encode_changes(version: bytes, changed: list[Int64Array]) -> bytes:
     """Encode the keys that a commit changed, by entity type."""
     counts = np.array([len(keys) for keys in changed], dtype="<i4").tobytes()
-    return b"".join(
-        (struct.pack("<H", len(version)), version, counts, *(keys.tobytes() for keys in changed))
-    )
+    keys = (keys.tobytes() for keys in changed)
+    return sealed(b"".join((struct.pack("<H", len(version)), version, counts, *keys)))
 
 
 def version_of(change: bytes) -> bytes:
     """Return the version that a commit made."""
+    change = unsealed(change, "changes")
     (n_version,) = struct.unpack_from("<H", change)
     return change[2 : 2 + n_version]
 
@@ -254,14 +272,3 @@ def decode_changes(change: bytes, n_entities: int) -> Iterator[Int64Array]:
     for count in counts:
         yield np.frombuffer(change, dtype=np.int64, count=count, offset=at)
         at += 8 * int(count)
-
-
-def corrupt(at: str, expected: str, got: object) -> SentinelError:
-    """Say that something in Redis is not what was written there."""
-    return SentinelError(
-        ErrorCode.STATE_CORRUPT,
-        at=f"Redis, {at}",
-        expected=expected,
-        got=got,
-        hint="Rebuild the state, and replay the source.",
-    )

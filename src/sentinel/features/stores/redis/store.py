@@ -45,7 +45,7 @@ from sentinel.features.plan import FeaturePlan
 from sentinel.features.stores.embedded.records import select_rows
 from sentinel.features.stores.holes import first_hole, refuse_hole
 from sentinel.features.stores.redis.cache import RowCache
-from sentinel.features.stores.redis.changes import Undo, id_changes, is_same
+from sentinel.features.stores.redis.changes import Undo, id_changes, is_same, sums_after
 from sentinel.features.stores.redis.link import RedisLink
 from sentinel.features.stores.redis.replica import Commit, Partition, RedisReplica, parts_of
 from sentinel.features.stores.redis.script import EVENT_IDS, FEEDBACK_IDS, Change
@@ -61,6 +61,7 @@ _LOSSES = {
     ErrorCode.STORE_DENIED,
     ErrorCode.STORE_REFUSED,
     ErrorCode.STATE_MISSING,
+    ErrorCode.STATE_CORRUPT,
 }
 
 
@@ -458,6 +459,7 @@ class RedisStore(RedisReplica):
         window = before.registers[R_GENERATION : R_IDS_FULL + 1]
         change.ids, n_turns = id_changes(window, ids, EVENT_IDS)
         self._turns = (turns[0] + n_turns, turns[1])
+        sums, self._id_sums = self._id_sums, sums_after(self._id_sums, change.ids)
         change.n_pending_dropped = len(before.feed.times) - self._pending.n_rows
         changed = self.changed(before)
         change.changed = encode_changes(change.version, [found for found, _ in changed])
@@ -472,7 +474,7 @@ class RedisStore(RedisReplica):
                 (entity, found, rows) for entity, (found, rows) in enumerate(changed) if len(found)
             ]
         self._finish(change)
-        return matrix, Undo(before, ids, ids[:0], turns, self._feedback_sequence)
+        return matrix, Undo(before, ids, ids[:0], turns, sums, self._feedback_sequence)
 
     def _learn(self, feedback: EventBatch, change: Change) -> Undo:
         """Put feedback into the queue, and write down what that changed."""
@@ -483,11 +485,12 @@ class RedisStore(RedisReplica):
         ids = feedback.column(schema.event_id.name)[is_new]
         change.ids, n_turns = id_changes(before.feedback_window, ids, FEEDBACK_IDS)
         self._turns = (turns[0], turns[1] + n_turns)
+        sums, self._id_sums = self._id_sums, sums_after(self._id_sums, change.ids)
         change.pending = encode_pending(feedback, known_at(feedback, schema), is_new, sequence)
         self._feedback_sequence += len(ids)
         change.changed = encode_changes(change.version, before.keys)
         self._finish(change)
-        return Undo(before, ids[:0], ids, turns, sequence)
+        return Undo(before, ids[:0], ids, turns, sums, sequence)
 
     def _finish(self, change: Change) -> None:
         change.turns = self._turns
@@ -499,6 +502,7 @@ class RedisStore(RedisReplica):
         if not self.undo(undo.before, undo.event_ids, undo.feedback_ids):
             self._must_load_all = True
         self._turns = undo.turns
+        self._id_sums = undo.id_sums
         self._feedback_sequence = undo.feedback_sequence
 
     def _completed(

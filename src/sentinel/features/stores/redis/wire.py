@@ -16,6 +16,7 @@ from sentinel.core.siphash import siphash_at
 from sentinel.core.words import address_of, word_at
 from sentinel.features.kernel import _empty_row, _read
 from sentinel.features.layout import E_SPAN, LIFE_SLICES, NEVER, Feed, State, Tables, Vectors, Work
+from sentinel.features.stores.redis.seal import sealed_type
 
 Bytes = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
@@ -176,8 +177,10 @@ def take_rows(
         place = where.first + i * where.n_words
         for w in range(where.n_words):
             arena[place + w] = np.int64(word_at(address, at + 8 * w))
-        if arena[place] != keys[i] or arena[place + 1] != where.entity:
+        seal = sealed_type(arena, place, where.n_words, where.entity)
+        if arena[place] != keys[i] or arena[place + 1] != seal:
             return STRANGE
+        arena[place + 1] = where.entity
         at += number + 2
     return WHOLE if at == end else STRANGE
 
