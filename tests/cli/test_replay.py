@@ -273,6 +273,27 @@ def test_decisions_without_a_folder_are_refused_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("how", "remedy"), [("a folder", "Nothing was written: "), ("a full disk", "with --resume")]
+)
+def test_decisions_that_cannot_be_written_name_what_helps(
+    run: Run, kit: tuple[Path, Path], tmp_path: Path, how: str, remedy: str
+) -> None:
+    """Only what was begun can be resumed."""
+    partial = tmp_path / "d.partial"
+    if how == "a folder":
+        partial.mkdir()
+    else:
+        partial.symlink_to("/dev/full")
+    release, events = kit
+    base = ("replay", str(release), "--unapproved", "--events", str(events), "--decisions", "d")
+    told = run(*base)
+    assert told.returncode == ExitCode.FILE, told.stderr
+    assert "file-unwritable: d.partial: " in told.stderr
+    assert remedy in told.stderr
+    assert ("--resume" in told.stderr) == (how == "a full disk")
+
+
 def test_a_run_that_came_to_nothing_does_not_end_well(
     run: Run, kit: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -209,7 +209,8 @@ class DecisionFile:
                 else self.partial.open("r+b", buffering=n_bytes)
             )
         except OSError as error:
-            raise _unwritable(self.partial, error) from error
+            hint = "Nothing was written: make that possible, or name another file."
+            raise unwritable(self.partial, error, hint=hint) from error
         return self._file
 
     def _sync(self) -> None:
@@ -272,5 +273,5 @@ class DecisionFile:
 
 
 def _unwritable(path: Path, error: OSError) -> SentinelError:
-    hint = "What was written until the last checkpoint is good: make room, then --resume."
+    hint = "Mend that, then run it again with --resume: it goes on at its last checkpoint."
     return unwritable(path, error, hint=hint)
