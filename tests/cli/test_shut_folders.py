@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -12,15 +12,6 @@ import pytest
 from sentinel.cli.exits import ExitCode
 from sentinel.release import create_key
 
-# Root reads everything: without these two rights it is refused like everybody else.
-_AS_ANYBODY = """
-import ctypes, os, sys
-if os.getuid() == 0:
-    for right in (1, 2):
-        if ctypes.CDLL(None).prctl(24, right, 0, 0, 0):
-            sys.exit(77)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
 _RUN_ALL = r"""
 import json, sys
 from sentinel.cli.boundary import run_command
@@ -60,7 +51,9 @@ FOLDERS = ["missing", "shut"]
 
 @pytest.fixture(scope="module")
 def ended(
-    release_kit: ModuleType, tmp_path_factory: pytest.TempPathFactory
+    release_kit: ModuleType,
+    tmp_path_factory: pytest.TempPathFactory,
+    python_as_anybody: Callable[..., subprocess.CompletedProcess[str]],
 ) -> dict[tuple[str, str], tuple[int, str]]:
     """Run all in one process that may not read everything; codes and errors come back."""
     place = tmp_path_factory.mktemp("shut")
@@ -79,17 +72,7 @@ def ended(
     lines = [
         command.format(folder, release="release", log="log").split() for command, folder in asked
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", _AS_ANYBODY, "-c", _RUN_ALL, json.dumps(lines)],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode == 77:
-        pytest.skip("root may read everything, and may not give that right up here")
-    assert done.returncode == 0, done.stderr
+    done = python_as_anybody("-c", _RUN_ALL, json.dumps(lines), cwd=place)
     told = done.stderr.split("\0")
     errors, codes = told[:-1:2], [int(code) for code in told[1::2]]
     return dict(zip(asked, zip(codes, errors, strict=True), strict=True))
