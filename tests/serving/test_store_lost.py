@@ -18,6 +18,7 @@ from process_rig import server_process
 from serving_rig import Served, payment, served
 
 from sentinel.cli.exits import ExitCode
+from sentinel.core import limits
 from sentinel.features.stores.choice import parse_store
 from sentinel.features.stores.redis.store import RedisStore
 from sentinel.scoring.policy import StalePolicy
@@ -114,6 +115,31 @@ def test_stop_while_redis_is_away_says_how_many_answers_the_state_never_learns_o
         assert running.process.wait(60) == ExitCode.DEGRADED
         lines = [line for line in running.stderr.read_text().splitlines() if "never" in line]
         assert [json.loads(line)["answers"] for line in lines] == [3]
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_the_end_tells_of_answers_that_found_no_room_to_wait(
+    redis: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    comes_back: bool,
+) -> None:
+    """They are lost to the state though Redis should be back, and are told beside what waits."""
+    monkeypatch.setattr(limits, "STORE_BACKLOG_EVENTS_MAX", 2)
+    with served(tmp_path, store=parse_store(redis.url)) as running:
+        running.wait_ready()
+        lose(redis, is_killed=True)
+        for number in range(3):
+            body = payment(f"lost-{number}")
+            assert running.score(body, sentinel_timeout_ms="5000").status == 200
+        if comes_back:
+            bring_back(redis, is_killed=True)
+            running.wait_until(lambda: "store" not in causes(running))
+    told = [record for record in caplog.records if "never reached" in record.message]
+    found = [(vars(record)["answers"], vars(record)["dropped"]) for record in told]
+    assert found == [(1, 1) if comes_back else (3, 1)]
 
 
 def test_stop_brings_what_waited_to_a_redis_that_is_back(

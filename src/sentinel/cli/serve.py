@@ -106,7 +106,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one parameter an option
     Readiness is true once the release's canary has gone the whole way through the server's own
     door and come back right; it is asked again every few seconds.
 
-    Exit code 7 when answers never reached the state: its store was away until the end.
+    Exit code 7 when answers never reached the state: its store was away until the end, or for
+    longer than answers may wait.
     """
     flags: dict[str, str | int | float | None] = {
         "serve_host": host,

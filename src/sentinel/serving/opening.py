@@ -132,7 +132,8 @@ class Opened:
         Returns
         -------
         int
-            Answers that the state never learns of; a line in the log says so.
+            Answers that the state never learns of; a line in the log says so, and how many of
+            them were dropped, because more came than may wait.
         """
         engine = self.scorer.engine
         if not isinstance(engine, RemoteStore):
@@ -141,12 +142,14 @@ class Opened:
         while engine.n_backlog and time.monotonic() < end_s:
             engine.tend()
             time.sleep(limits.STORE_PAUSE_MS / 1000)
-        if engine.n_backlog:
+        n_dropped = engine.store_counts.unapplied_events
+        n_answers = engine.n_backlog + n_dropped
+        if n_answers:
             _LOG.error(
                 "answers never reached the state",
-                extra={"answers": engine.n_backlog, "cause": engine.trouble},
+                extra={"answers": n_answers, "dropped": n_dropped, "cause": engine.trouble},
             )
-        return engine.n_backlog
+        return n_answers
 
 
 def open_parts(

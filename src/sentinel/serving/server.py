@@ -142,7 +142,7 @@ class Server:
         Returns
         -------
         int
-            Answers that the state never learns of: its store was away until the end.
+            Answers that the state never learns of: its store was away until the end, or too long.
 
         Raises
         ------

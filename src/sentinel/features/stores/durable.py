@@ -29,6 +29,14 @@ class DurableStore(Protocol):
         """Let go of the state."""
 
 
+class Losses(Protocol):
+    """What a store that is elsewhere has counted."""
+
+    @property
+    def unapplied_events(self) -> int:
+        """Events that found no room to wait, and never reach the state."""
+
+
 @runtime_checkable
 class RemoteStore(Protocol):
     """A store that is elsewhere, and may be lost for a while."""
@@ -40,6 +48,10 @@ class RemoteStore(Protocol):
     @property
     def n_backlog(self) -> int:
         """Events and feedback that wait for the place, in this process only."""
+
+    @property
+    def store_counts(self) -> Losses:
+        """What happened between this process and the place; every number only grows."""
 
     def tend(self) -> None:
         """Ask whether the place answers, and apply what waits; where no batch comes."""
