@@ -36,9 +36,11 @@ def create(
     partitions: Annotated[int, typer.Option("--partitions", help="Of each topic.")] = 1,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make topics; one that is there already is left as it is."""
-    from sentinel.streaming.file_log.log import create_topic, partitions_of
+    """Make topics, none where one is refused; one that is there already is left as it is."""
+    from sentinel.streaming.file_log.log import create_topic, partitions_of, refuse_topic
 
+    for topic in topics:
+        refuse_topic(topic, partitions)
     for topic in topics:
         create_topic(folder, topic, partitions)
     found = {topic: partitions_of(folder, topic) for topic in topics}

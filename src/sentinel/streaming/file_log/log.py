@@ -56,13 +56,13 @@ class _Tail:
     position: int
 
 
-def create_topic(folder: Path, topic: str, n_partitions: int) -> None:
-    """Make a topic; one that is there already is left alone.
+def refuse_topic(topic: str, n_partitions: int) -> None:
+    """Refuse a topic that none may be.
 
     Raises
     ------
     SentinelError
-        ``usage-invalid`` for a number of partitions that none may have; ``file-unwritable``.
+        ``usage-invalid`` for a name that is not plain, a number of partitions that none may have.
     """
     is_plain = topic not in {"", ".."} and Path(topic).name == topic
     if not 0 < n_partitions <= limits.STREAM_PARTITIONS_MAX or not is_plain:
@@ -72,6 +72,17 @@ def create_topic(folder: Path, topic: str, n_partitions: int) -> None:
             expected=f"a plain name, and 1 to {limits.STREAM_PARTITIONS_MAX} partitions",
             got=f"{topic}:{n_partitions}",
         )
+
+
+def create_topic(folder: Path, topic: str, n_partitions: int) -> None:
+    """Make a topic; one that is there already is left alone.
+
+    Raises
+    ------
+    SentinelError
+        As :func:`refuse_topic`; ``file-unwritable``.
+    """
+    refuse_topic(topic, n_partitions)
     try:
         (folder / topic).mkdir(parents=True, exist_ok=True)
         if partitions_of(folder, topic):
