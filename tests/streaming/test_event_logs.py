@@ -234,6 +234,21 @@ def test_a_paused_partition_goes_on_where_it_was(kept: Kept) -> None:
     log.close()
 
 
+def test_a_partition_that_was_given_back_while_it_was_paused_is_read_when_it_comes_again(
+    kept: Kept,
+) -> None:
+    for partition in range(2):
+        kept.append(partition, [b"%d" % i for i in range(20)])
+    log = kept.open()
+    log.add({0: 0, 1: 0})
+    read_until(log, lambda s: bool(s.values.get(0)))
+    log.pause([0])
+    log.remove([0])
+    log.add({0: 5})
+    assert read_until(log, lambda s: 0 in s.at_end).positions[0] == list(range(5, 20))
+    log.close()
+
+
 def test_partitions_may_be_taken_and_given_back_without_a_group(kept: Kept) -> None:
     for partition in range(N_PARTITIONS):
         kept.append(partition, [b"%d" % i for i in range(10)])

@@ -106,6 +106,7 @@ class KafkaLog:
         self._client.incremental_assign(
             [kafka.TopicPartition(self.topic, p, at) for p, at in positions.items()]
         )
+        self.resume(list(positions))
 
     def remove(self, partitions: Sequence[int]) -> None:
         """Read these no longer."""
@@ -131,7 +132,7 @@ class KafkaLog:
         self._client.pause(self._places(partitions))
 
     def resume(self, partitions: Sequence[int]) -> None:
-        """Go on with paused partitions."""
+        """Go on with paused partitions; with others nothing happens."""
         self._client.resume(self._places(partitions))
 
     def read(self, n_events_max: int, wait_s: float) -> Read:
@@ -220,6 +221,8 @@ class KafkaLog:
                 for p, at in begins.items()
             ]
         )
+        # The client remembers whom it had paused before they were taken away.
+        self.resume([p for p, at in begins.items() if at is not None])
         waiting = [p for p, at in begins.items() if at is None]
         if waiting:
             client.pause(self._places(waiting))
