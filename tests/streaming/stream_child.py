@@ -91,6 +91,7 @@ def main() -> None:
                 "held": report.counts.held,
                 "quarantined": report.counts.quarantined,
                 "deduplicated": report.counts.deduplicated,
+                "late": report.counts.late,
                 "feedback": report.counts.feedback_learned,
                 "poison": report.n_poison,
                 "gap": report.n_gap,

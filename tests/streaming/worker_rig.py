@@ -99,10 +99,13 @@ class Rig:
             self.worker.turn()
 
     def drain(self) -> int:
-        """Turn until nothing comes; return how many events came."""
+        """Turn until nothing comes; return how many events came.
+
+        A turn may do no more than keep a batch of each partition back for the others.
+        """
         assert self.worker is not None
         n_events = n_quiet = 0
-        while n_quiet < 2:
+        while n_quiet < 2 + 5 * self.n_partitions:
             n_new = self.worker.turn()
             n_events += n_new
             n_quiet = 0 if n_new else n_quiet + 1

@@ -365,6 +365,9 @@ STREAM_FEEDBACK_READ_S_MAX = 1.0
 # How long feedback that does come may hold events up, as after an outage: less than the 300 s
 # between two reads after which the group takes a worker for dead.
 STREAM_FEEDBACK_CATCH_UP_S = 240.0
+# How long a partition that gives nothing keeps others, ahead of it in event time, waiting: a leader
+# is elected in less, and what is read live waits no longer than this.
+STREAM_SILENT_S_MAX = 3.0
 # With transactions: how long the broker keeps one open whose worker is silent; longer than a batch
 # waits for feedback, and a third of what a broker grants (transaction.max.timeout.ms).
 STREAM_TRANSACTION_S_MAX = 300.0

@@ -12,7 +12,9 @@ from sentinel.monitoring.metrics import Metrics
 from sentinel.streaming.stream.ends import Transactions
 from sentinel.streaming.stream.event_log import EventLog, GroupLog, behind, gap
 from sentinel.streaming.stream.feedback import StreamFeedback
+from sentinel.streaming.stream.in_order import InOrder
 from sentinel.streaming.stream.job import StreamJob, not_alone
+from sentinel.streaming.stream.pauses import Pauses, Why
 from sentinel.streaming.stream.shelf import Shelf
 from sentinel.streaming.stream.state import StreamState
 
@@ -44,6 +46,9 @@ class Places:
         self._shelf = shelf
         self._metrics = metrics
         self._on_release = on_release
+        self.pauses = Pauses(log)
+        # Of partitions that share one state; those with a state each have nothing to wait for.
+        self.in_order: InOrder | None = None
         self.feedback: StreamFeedback | None = None
         self.transactions: Transactions | None = None
         # Held, and read: the position that comes next of each partition.
@@ -84,7 +89,8 @@ class Places:
         try:
             self._check_alone(partitions)
             for partition in partitions:
-                begins[partition] = self._begin(partition)
+                begins[partition] = at = self._begin(partition)
+                self.pauses.begin(partition, is_waiting=at is None)
         except SentinelError as error:
             self.failure = error
         self._show_partitions()
@@ -103,6 +109,9 @@ class Places:
         for partition in partitions:
             self.next.pop(partition, None)
             self._waiting.discard(partition)
+            self.pauses.end(partition)
+            if self.in_order is not None:
+                self.in_order.end(partition)
         if self._job.partition_key is not None:
             if self.feedback is not None:
                 self.feedback.remove(list(partitions))
@@ -116,7 +125,7 @@ class Places:
             at = self._begin(partition)
             if at is not None:
                 self._log.seek(partition, at)
-                self._log.resume([partition])
+                self.pauses.remove(Why.STATE, [partition])
                 self._show_partitions()
 
     def _begin(self, partition: int) -> int | None:
@@ -138,6 +147,8 @@ class Places:
             return None
         self._waiting.discard(partition)
         self.next[partition] = at
+        if self.in_order is not None:
+            self.in_order.begin(partition)
         if feedback is not None:
             feedback.add({p: self._resume_position(feedback.log, p) for p in chosen})
         return at
@@ -173,7 +184,11 @@ class Places:
             if partition not in self.next:
                 return
             self.next[partition] = at
+            if self.in_order is not None:
+                self.in_order.placed(partition)
         log.seek(partition, at)
+        if log is self._log:
+            self.pauses.say_again(partition)
 
     def check_whole(self, raw: RawBatch) -> None:
         """Look for positions that are missing before or within a batch that follows.

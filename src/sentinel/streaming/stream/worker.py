@@ -23,10 +23,10 @@ the same vectors, so its decisions come out once more, with the same id: see ``d
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sentinel.contract import Decoded, RawBatch, Refusal
+from sentinel.contract import Decoded, EventBatch, RawBatch, Refusal
 from sentinel.contract.codes import RefusalCode
 from sentinel.contract.refusal import Fault
 from sentinel.core import limits
@@ -35,11 +35,14 @@ from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.monitoring.metrics import Metrics
 from sentinel.monitoring.status import Health
 from sentinel.scoring import Counts, Scorer
+from sentinel.streaming.stream.alignment import Alignment, bound_of
 from sentinel.streaming.stream.ends import StreamEnds
-from sentinel.streaming.stream.event_log import KeyedBatch, cut
+from sentinel.streaming.stream.event_log import KeyedBatch, Read, cut
 from sentinel.streaming.stream.feedback import StreamFeedback, latest_known_ms
+from sentinel.streaming.stream.in_order import InOrder
 from sentinel.streaming.stream.job import Step, StreamJob, check_partition_key
 from sentinel.streaming.stream.keys import refuse_wrong_keys
+from sentinel.streaming.stream.pauses import Why
 from sentinel.streaming.stream.places import Places
 from sentinel.streaming.stream.shelf import OpensStates, Shelf
 from sentinel.streaming.stream.state import StreamState
@@ -47,6 +50,10 @@ from sentinel.streaming.stream.state import StreamState
 # Share of events that come too late for a window, beyond which a worker of several partitions says
 # so: events of one time are then read at very different times.
 _LATE_SHARE_MAX = 0.01
+
+# Batches of a partition that is ahead which are kept before it is paused: partitions that are read
+# at one rate are apart by a fetch or two, and pausing for that costs a fetch each time.
+_KEPT_BATCHES_MAX = 4
 
 
 def _nothing(step: Step) -> None:
@@ -135,6 +142,8 @@ class StreamWorker:
             self._log, job, self._shelf, metrics=self._metrics, on_release=self.commit
         )
         self._places.transactions = ends.transactions
+        self._event_time = scorer.parts.plan.features.events.event_time.name
+        self._places.in_order = self._in_order()
         if ends.feedback is not None:
             self._places.feedback = StreamFeedback(
                 ends.feedback, learn=self._learn, on_missing=self._lost_feedback
@@ -152,6 +161,22 @@ class StreamWorker:
         self._committed_at_s = 0.0
         self._looked_at_s = 0.0
         self._n_poison = 0
+        self._n_carried = 0
+
+    def _in_order(self) -> InOrder | None:
+        """Keep partitions of one state at the same time of their events, where that matters."""
+        bound_ms = bound_of(self._scorer.parts.plan)
+        if self._job.partition_key is not None or bound_ms is None:
+            return None
+        return InOrder(
+            self._log,
+            self._places.pauses,
+            Alignment(bound_ms, limits.STREAM_SILENT_S_MAX),
+            event_time=self._event_time,
+            decode=self._look,
+            n_behind=self._n_behind,
+            n_kept_max=_KEPT_BATCHES_MAX * self._job.n_events_batch,
+        )
 
     def run(
         self, stop: threading.Event, *, on_turn: Callable[[], None] | None = None
@@ -197,7 +222,7 @@ class StreamWorker:
         Returns
         -------
         int
-            Events that came.
+            Events that were carried.
 
         Raises
         ------
@@ -205,6 +230,7 @@ class StreamWorker:
             ``source-gap``, ``source-behind-state``, ``stream-failed``, ``stream-partition-key``;
             what the state and the scorer raise. The worker must then be closed.
         """
+        n_before = self._n_carried
         read = self._log.read(self._job.n_events_batch, limits.STREAM_READ_S_MAX)
         if self._places.failure is not None:
             raise self._places.failure
@@ -212,7 +238,7 @@ class StreamWorker:
             self._places.place_again(self._log, partition)
         for batch in read.batches:
             self._take(batch)
-        self._places.reached_end(read.at_end)
+        self._places.reached_end(self._go_on(read))
         self._sink.poll()
         if not read.batches:
             self._scorer.tick()
@@ -224,7 +250,7 @@ class StreamWorker:
             self._places.retry_waiting()
             self._show_lag()
         self._mind_room()
-        return sum(batch.raw.n_events for batch in read.batches)
+        return self._n_carried - n_before
 
     def finish(self) -> StreamReport:
         """Make outputs safe, take the count, and say what came of it.
@@ -266,11 +292,49 @@ class StreamWorker:
     # --- a batch -----------------------------------------------------------------------------
 
     def _take(self, batch: KeyedBatch) -> None:
+        """Take one batch as it was read, and carry what is not too far ahead of the others.
+
+        After a death events are carried one by one, and none is looked at before its turn.
+        """
+        raw, in_order = batch.raw, self._places.in_order
+        if raw.partition not in self._places.next:
+            return
+        chosen: KeyedBatch | None = batch
+        if in_order is not None:
+            in_order.gave(raw.partition)
+            screen = self._shelf.state(raw.partition).screen
+            if len(screen.pieces(raw.source, raw.partition, raw.positions)) == 1:
+                chosen = in_order.admit(batch)
+        if chosen is not None:
+            self._carry_pieces(chosen)
+
+    def _go_on(self, read: Read) -> Mapping[int, int]:
+        """Carry what was kept back and is due; return the ends that are reached."""
+        in_order = self._places.in_order
+        if in_order is None:
+            return read.at_end
+        in_order.turn(self._clock.monotonic_s(), is_reading=not self._is_paused)
+        in_order.reached_end(read.at_end)
+        if not self._is_paused:
+            for batch in in_order.due():
+                self._carry_pieces(batch)
+                if self._sink.n_waiting > self._job.n_waiting_max:
+                    break
+        return in_order.settle()
+
+    def _look(self, raw: RawBatch) -> EventBatch:
+        """Look into events before their turn; a process that dies of it says where."""
+        marker = self._shelf.state(raw.partition).marker
+        marker.enter(raw.partition, int(raw.positions[0]), int(raw.positions[-1]) + 1)
+        try:
+            return self._scorer.decode(raw).events
+        finally:
+            marker.leave()
+
+    def _carry_pieces(self, batch: KeyedBatch) -> None:
         """Carry one batch, or the parts of it that are called for."""
         raw = batch.raw
         partition = raw.partition
-        if partition not in self._places.next:
-            return
         self._places.check_whole(raw)
         state = self._shelf.state(partition)
         pieces = state.screen.pieces(raw.source, partition, raw.positions)
@@ -278,6 +342,7 @@ class StreamWorker:
             self._carry(cut(batch, piece.first, piece.end), state, is_poison=piece.is_poison)
             state.marker.passed(partition, int(raw.positions[piece.end - 1]) + 1)
         self._places.next[partition] = int(raw.positions[-1]) + 1
+        self._n_carried += raw.n_events
         if raw.received_at_ms is not None:
             self._received_ms[partition] = int(raw.received_at_ms[-1])
 
@@ -298,6 +363,8 @@ class StreamWorker:
             scorer.engine = state.store
             decisions = scorer.decide(decoded)
             lines = scorer.encode(decisions)
+            if self._places.in_order is not None:
+                self._places.in_order.carried(decoded.events)
         finally:
             state.marker.leave()
         event_id = scorer.parts.plan.features.events.event_id.name
@@ -329,8 +396,7 @@ class StreamWorker:
             return
         events = decoded.events
         if events.n_rows:
-            name = self._scorer.parts.plan.features.events.event_time.name
-            self._now_ms = max(self._now_ms, int(events.column(name).max()))
+            self._now_ms = max(self._now_ms, int(events.column(self._event_time).max()))
         if not feedback.read_until(self._now_ms, clock=self._clock):
             self._metrics.add("sentinel_stream_feedback_waits_total")
 
@@ -451,14 +517,14 @@ class StreamWorker:
         n_waiting, n_max = self._sink.n_waiting, self._job.n_waiting_max
         if n_waiting > n_max or (self._is_paused and n_waiting > n_max // 2):
             # Each time: partitions that came meanwhile are paused too.
-            self._log.pause(list(self._places.next))
+            self._places.pauses.add(Why.ROOM, self._places.next)
             self._metrics.put("sentinel_stream_paused", 1)
             self._is_paused = True
             self._sink.poll(limits.STREAM_READ_S_MAX)
         elif self._is_paused:
             self._is_paused = False
             self._metrics.put("sentinel_stream_paused", 0)
-            self._log.resume(list(self._places.next))
+            self._places.pauses.remove(Why.ROOM, self._places.next)
 
     def _check_conservation(self) -> None:
         counts = self._scorer.counts()
