@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
 import threading
 import time
@@ -11,14 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import uvloop
 
 from sentinel.core.configuration import Configuration
 from sentinel.release import LoadedRelease, load_release
 from sentinel.scoring.champion import GuardedChampion
+from sentinel.serving.batching.queue_of_rows import OverloadedError
+from sentinel.serving.batching.work import Work
 from sentinel.serving.opening import Opened, open_parts
 from sentinel.serving.plane import Plane
 from sentinel.serving.releases.release_source import ReleaseSource
@@ -72,6 +77,20 @@ def payments(prefix: str) -> Callable[[int], bytes]:
         ).encode()
 
     return body
+
+
+def refuses_often(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Let the queue have no room half of the time; says of each request whether it was refused."""
+    chance, score, said = random.Random(5), Plane.score, []
+
+    def score_or_refuse(plane: Plane, *asked: Any) -> Work:
+        said.append(chance.random() < 0.5)
+        if said[-1]:
+            raise OverloadedError(expected="room", got="none", retry_s=1.0)
+        return score(plane, *asked)
+
+    monkeypatch.setattr(Plane, "score", score_or_refuse)
+    return said
 
 
 def verdict(verdict_id: str) -> bytes:

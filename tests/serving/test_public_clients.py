@@ -10,7 +10,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 import wire_rig
-from serving_rig import MODEL, N_FEATURES, Served, payment
+from serving_rig import MODEL, N_FEATURES, Served, payment, refuses_often
 from tritonclient.utils import InferenceServerException
 
 from sentinel.serving import bounds
@@ -227,6 +227,22 @@ def test_a_stream_answers_in_order_however_far_it_is_ahead(server: Served) -> No
         stream = channel.stream_stream("/sentinel.v1.Scoring/ScoreStream")(iter(sent))
         given = [answer.FromString(content).decisions for content in stream]
     assert [[json.loads(line)["event_id"] for line in lines] for lines in given] == ids
+
+
+def test_messages_that_find_no_room_wait_for_it_in_their_order(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that has no room half of the time: the stream gets slower, nothing is refused."""
+    said = refuses_often(monkeypatch)
+    kind = message("sentinel.v1", "ScoreRequest")
+    answer = message("sentinel.v1", "ScoreResponse")
+    names = [f"room-{i}" for i in range(60)]
+    sent = [kind(events=[payment(name)]).SerializeToString() for name in names]
+    with grpc.insecure_channel(f"127.0.0.1:{server.addresses.grpc_port}") as channel:
+        stream = channel.stream_stream("/sentinel.v1.Scoring/ScoreStream")(iter(sent))
+        given = [answer.FromString(content).decisions[0] for content in stream]
+    assert [json.loads(line)["event_id"] for line in given] == names
+    assert sum(said) > 5
 
 
 def test_a_stream_ends_at_its_first_bad_message_after_the_answers_before_it(server: Served) -> None:

@@ -36,6 +36,8 @@ SERVE_BATCH_ROWS_MAX = 512
 # A stream of lines: how long one may be, and how many are under way before nothing more is read.
 STREAM_LINE_BYTES_MAX = limits.EVENT_BYTES_MAX
 STREAM_LINES_AHEAD_MAX = 8_192
+# Lines that found no room in the queue are submitted again so often: a few batches later.
+STREAM_RETRY_S = 0.05
 # Forms of tensor requests that are known by their bytes, and how long one may be.
 TENSOR_FORMS_KNOWN_MAX = 256
 TENSOR_FORM_BYTES_MAX = 1_024

@@ -25,6 +25,7 @@ from sentinel.serving.batching.work import EventAnswers, Reply, Result, TensorAn
 from sentinel.serving.door_plane import DoorPlane
 from sentinel.serving.doors import load_report, tensors
 from sentinel.serving.doors.access import Access, Scope
+from sentinel.serving.doors.asked import Asked, Submit, ask, ask_patiently
 from sentinel.serving.doors.gathering import Gathering, ProcessorShare
 from sentinel.serving.doors.grpc_messages import (
     FILES,
@@ -218,29 +219,37 @@ class GrpcDoor:
     ) -> None:
         """Submit each message as it comes, as far ahead as the queue of answers has room."""
         kind = message("sentinel.v1", "ScoreRequest")
+        turn = asyncio.Lock()
         try:
             async for content in requests:
-                # Each message of a stream has the deadline of a request; the stream has its own.
-                limit = Limit.from_now(tenant, self._timeout_s)
-                scored = self._score_events(_parse(kind, content), limit)
+                scored = self._score_in_turn(list(_parse(kind, content).events), tenant, turn)
                 await answers.put(asyncio.ensure_future(scored))
         finally:
             await answers.put(None)
 
+    async def _score_in_turn(self, events: list[bytes], tenant: str, turn: asyncio.Lock) -> _Proto:
+        """Score a message of a stream, with the deadline of a request; the stream has its own.
+
+        Where the queue has no room, or no time, it waits, and all behind it: who sends faster than
+        is scored gets slower, not refused.
+        """
+
+        def submit(reply: Reply) -> Work:
+            return self._plane.score(events, Limit.from_now(tenant, self._timeout_s), reply)
+
+        await self._gathering.join(self._timeout_s)
+        while True:
+            try:
+                async with turn:
+                    asked = await ask_patiently(submit)
+                return _decisions(await self._answer(asked))
+            except OverloadedError:  # a front is told so later
+                await asyncio.sleep(bounds.STREAM_RETRY_S)
+
     async def _score_events(self, request: _Proto, limit: Limit) -> _Proto:
         events = list(request.events)
         await self._gathering.join(limit.timeout_s)
-        result = await self._wait(lambda reply: self._plane.score(events, limit, reply))
-        if not isinstance(result, EventAnswers):
-            raise TypeError("tensors where events were asked for")
-        lines = [
-            json.dumps(error_data(line), allow_nan=False).encode()
-            if isinstance(line, SentinelError)
-            else line
-            for line in result.lines
-        ]
-        releases = [label for label, _ in result.served]
-        return message("sentinel.v1", "ScoreResponse")(decisions=lines, releases=releases)
+        return _decisions(await self._wait(lambda reply: self._plane.score(events, limit, reply)))
 
     # --- health and reflection ---------------------------------------------------------------
 
@@ -274,27 +283,16 @@ class GrpcDoor:
 
     # --- private -----------------------------------------------------------------------------
 
-    async def _wait(self, submit: Callable[[Reply], Work]) -> Result:
+    async def _wait(self, submit: Submit) -> Result:
         """Submit, and wait for the reply; a call that is cancelled is abandoned."""
-        future: asyncio.Future[Result] | None = None
-        found: list[Result] = []
+        return await self._answer(ask(submit))
 
-        def reply(result: Result) -> None:
-            if future is None:
-                found.append(result)
-            elif not future.done():
-                future.set_result(result)
-
-        work = submit(reply)
-        if found:  # answered as it asked: nothing to wait for
-            result = found[0]
-        else:
-            future = asyncio.get_running_loop().create_future()
-            try:
-                result = await future
-            except asyncio.CancelledError:
-                self._plane.abandon(work)
-                raise
+    async def _answer(self, asked: Asked) -> Result:
+        try:
+            result = await asked.result()
+        except asyncio.CancelledError:
+            self._plane.abandon(asked.work)
+            raise
         if isinstance(result, SentinelError):
             raise result
         return result
@@ -474,6 +472,20 @@ def _unary(
         return result
 
     return call
+
+
+def _decisions(result: Result) -> _Proto:
+    """Answer events."""
+    if not isinstance(result, EventAnswers):
+        raise TypeError("tensors where events were asked for")
+    lines = [
+        json.dumps(error_data(line), allow_nan=False).encode()
+        if isinstance(line, SentinelError)
+        else line
+        for line in result.lines
+    ]
+    releases = [label for label, _ in result.served]
+    return message("sentinel.v1", "ScoreResponse")(decisions=lines, releases=releases)
 
 
 def _streaming(

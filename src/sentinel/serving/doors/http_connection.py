@@ -237,8 +237,7 @@ class HttpConnection(asyncio.Protocol):
         """Go on with what waited meanwhile."""
         self._is_paused = False
         if self._stream is not None:
-            self.deadline_s = time.monotonic() + bounds.REQUEST_BODY_S_MAX
-            self._mind_stream()
+            self.hold_stream(self._is_stream_held)
         if self._current is None:
             self.deadline_s = time.monotonic() + bounds.CONNECTION_IDLE_S_MAX
             self._follow()
@@ -377,9 +376,16 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(content)
 
     def hold_stream(self, is_held: bool) -> None:
-        """Read nothing more of a stream's body, or read on."""
+        """Read nothing more of a stream's body, or read on; who is not read is not slow."""
         self._is_stream_held = is_held
+        if not self._is_paused:
+            body_s = _NEVER if is_held else bounds.REQUEST_BODY_S_MAX
+            self.deadline_s = time.monotonic() + body_s
         self._mind_stream()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call back when the queue may have room again: a few batches later."""
+        asyncio.get_running_loop().call_later(bounds.STREAM_RETRY_S, call)
 
     def end_stream(self, *, closes: bool) -> None:
         """Take the next request, or end: a stream has said all."""

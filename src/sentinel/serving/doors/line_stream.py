@@ -1,11 +1,12 @@
 """A body of lines that is answered while it comes: NDJSON in chunks, both ways, without an end.
 
 Each line is an event, each line of the answer its decision, or why there is none; they keep their
-order. What has come in one chunk is one request to the queue, with a deadline of its own. So many
-lines may be under way; then nothing more is read until half of them are answered and the client
-has read its answers. A line that is too long, and a server that drains, end the stream with a line
-that says so, behind the answers that are owed, and without the last chunk: a client that looks sees
-that it was cut off.
+order. What has come in one chunk is one request to the queue, with a deadline of its own. Where the
+queue has no room, or no time, the lines wait here and nothing more is read: who sends faster than
+is scored gets slower, not refused. So many lines may be under way; then nothing more is read until
+half of them are answered and the client has read its answers. A line that is too long, and a server
+that drains, end the stream with a line that says so, behind the answers that are owed, and without
+the last chunk: a client that looks sees that it was cut off.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from sentinel.core.errors import ErrorCode, SentinelError
 from sentinel.serving import bounds
+from sentinel.serving.batching.queue_of_rows import OverloadedError
 from sentinel.serving.batching.work import Reply, Result, TensorAnswers, Work
 from sentinel.serving.doors.http_message import NDJSON, chunk, streamed_head, written_lines
 
@@ -32,17 +34,20 @@ class Outlet(Protocol):
     def hold_stream(self, is_held: bool) -> None:
         """Read nothing more, or read on."""
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call back a few batches later."""
+
     def end_stream(self, *, closes: bool) -> None:
         """All is said; the connection ends, or takes its next request."""
 
 
 class _Piece:
-    """Lines that were submitted together, and what became of them."""
+    """Lines that are submitted together, and what became of them."""
 
-    __slots__ = ("answers", "n_lines", "work")
+    __slots__ = ("answers", "events", "work")
 
-    def __init__(self, n_lines: int) -> None:
-        self.n_lines = n_lines
+    def __init__(self, events: list[bytes]) -> None:
+        self.events = events
         self.work: Work | None = None
         self.answers: Sequence[bytes | SentinelError] | None = None
 
@@ -64,6 +69,8 @@ class LineStream:
         self._outlet: Outlet | None = None
         self._rest = b""
         self._pieces: deque[_Piece] = deque()
+        # Those of them that found no room in the queue, and all behind the first of these.
+        self._put_off: deque[_Piece] = deque()
         self._n_ahead = self._n_written = 0
         self._has_begun = self._is_held = self._is_over = False
         self._fault: SentinelError | None = None
@@ -107,6 +114,7 @@ class LineStream:
             if piece.answers is None and piece.work is not None:
                 self._abandon(piece.work)
         self._pieces.clear()
+        self._put_off.clear()
 
     # --- private -----------------------------------------------------------------------------
 
@@ -115,28 +123,44 @@ class LineStream:
         for first in range(0, len(events), bounds.REQUEST_ROWS_MAX):
             self._ask(events[first : first + bounds.REQUEST_ROWS_MAX])
         self._flush()
-        if self._n_ahead > bounds.STREAM_LINES_AHEAD_MAX and not self._is_held and self._outlet:
-            self._is_held = True
-            self._outlet.hold_stream(True)
 
     def _ask(self, events: list[bytes]) -> None:
-        piece = _Piece(len(events))
+        piece = _Piece(events)
         self._pieces.append(piece)
         self._n_ahead += len(events)
+        if self._put_off:
+            self._put_off.append(piece)
+        else:
+            self._try(piece)
 
+    def _try(self, piece: _Piece) -> None:
         def reply(result: Result) -> None:
             self._answered(piece, result)
 
         try:
-            piece.work = self._submit(events, reply)
+            piece.work = self._submit(piece.events, reply)
         except SentinelError as error:
             self._answered(piece, error)
+
+    def _try_again(self) -> None:
+        """Submit what was put off, in its order, as far as there is room now."""
+        waiting, self._put_off = self._put_off, deque()
+        while waiting and not self._put_off:
+            self._try(waiting.popleft())
+        self._put_off += waiting
+        self._flush()
 
     def _answered(self, piece: _Piece, result: Result) -> None:
         if isinstance(result, TensorAnswers):
             raise TypeError("tensors where events were asked for")
+        if isinstance(result, OverloadedError) and self._outlet is not None:
+            piece.work = None
+            if not self._put_off:
+                self._outlet.call_soon(self._try_again)
+            self._put_off.append(piece)
+            return
         if isinstance(result, SentinelError):
-            piece.answers = [result] * piece.n_lines
+            piece.answers = [result] * len(piece.events)
         else:
             piece.answers = result.lines
         if self._pieces and self._pieces[0] is piece and piece.work is not None:
@@ -167,6 +191,9 @@ class LineStream:
         if is_last:
             self._outlet = None
             outlet.end_stream(closes=self._fault is not None)
-        elif self._is_held and self._n_ahead <= bounds.STREAM_LINES_AHEAD_MAX // 2:
-            self._is_held = False
-            outlet.hold_stream(False)
+            return
+        n_ahead_max = bounds.STREAM_LINES_AHEAD_MAX // (2 if self._is_held else 1)
+        is_held = self._n_ahead > n_ahead_max or bool(self._put_off)
+        if is_held != self._is_held:
+            self._is_held = is_held
+            outlet.hold_stream(is_held)
