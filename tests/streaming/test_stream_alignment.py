@@ -255,11 +255,16 @@ def test_a_partition_whose_broker_is_away_holds_the_others_for_a_few_seconds(
     while worker.turn() == 0 or rig.scorer.counts().read < n_of_before + 300:
         rig.clock.advance(0.02)
         assert rig.clock.monotonic_s() - began_s < limits.STREAM_SILENT_S_MAX + 1
+        if rig.clock.monotonic_s() - began_s < limits.STREAM_SILENT_S_MAX:
+            assert rig.metrics.value("sentinel_stream_aligning") == 1
     waited_s = rig.clock.monotonic_s() - began_s
     assert waited_s > limits.STREAM_SILENT_S_MAX
     carry(rig)
     rig.reader.silent = None
     assert len(carry(rig)) == 2_000
+    rig.clock.advance(limits.STREAM_COMMIT_S)
+    worker.turn()
+    assert rig.metrics.value("sentinel_stream_aligning") == 0
 
 
 def test_a_partition_that_is_taken_away_while_it_waits_is_read_once(

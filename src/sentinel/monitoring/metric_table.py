@@ -128,6 +128,8 @@ METRICS = (
     _gauge("sentinel_stream_lag_events", "Events of a partition that were not read yet.",
            "topic", "partition", n_series_max=limits.METRIC_LABEL_VALUES_MAX),
     _gauge("sentinel_stream_paused", "1 while reading waits for outputs to be taken."),
+    _gauge("sentinel_stream_aligning",
+           "Partitions that wait for others that are behind in event time."),
     _gauge("sentinel_stream_partitions", "Partitions that this worker reads."),
     _counter("sentinel_stream_rebalances_total", "Changes of the assignment.", "change"),
     _counter("sentinel_stream_commits_total", "Commit cycles, by how the broker answered.",

@@ -125,6 +125,11 @@ class Alignment:
         """Say whether a partition is held."""
         return partition in self._held
 
+    @property
+    def n_held(self) -> int:
+        """How many partitions are held."""
+        return len(self._held)
+
     def earliest_held(self) -> int | None:
         """Return the one that goes on first of all that are held."""
         return min(self._held, key=self._place, default=None)

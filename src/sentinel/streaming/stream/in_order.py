@@ -88,6 +88,11 @@ class InOrder:
         # Ends that this turn has passed.
         self._passed: dict[int, int] = {}
 
+    @property
+    def n_waiting(self) -> int:
+        """How many partitions wait for others."""
+        return self._alignment.n_held
+
     # --- coming and going --------------------------------------------------------------------
 
     def begin(self, partition: int) -> None:

@@ -494,6 +494,8 @@ class StreamWorker:
         return None if end < 0 else max(end - self._places.next[partition], 0)
 
     def _show_lag(self) -> None:
+        if self._places.in_order is not None:
+            self._metrics.put("sentinel_stream_aligning", self._places.in_order.n_waiting)
         oldest_ms = now_ms = self._clock.now_ms()
         for partition in self._places.next:
             n_behind = self._n_behind(partition)
