@@ -47,7 +47,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        lines = kafka_worker.make_release(folder)
+        lines = kafka_worker.at_full_rate(kafka_worker.make_release(folder))
         write_lines(folder, lines)
         rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
         caught: dict[str, list[tuple[float, float]]] = {kind: [] for kind in WORK}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -307,16 +307,27 @@ def test_a_partition_that_waits_is_not_resumed_by_a_sink_that_has_room_again(
     assert n_late(rig) == 0
 
 
-def test_what_does_not_fit_into_memory_is_read_again(
+def test_what_is_kept_has_a_bound_over_all_partitions(
     rigs: Callable[..., Rig], bursts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bound on what is kept; the decisions are the same."""
-    monkeypatch.setattr(in_order_module.limits, "STREAM_WAITING_MAX", 150)
+    """Less is read at once, and partitions are paused sooner; the decisions are the same."""
+    monkeypatch.setattr(in_order_module.limits, "STREAM_KEPT_MAX", 150)
     whole, apart = rigs(1), rigs(3, n_events_batch=700)
+    most = 0
+    settle = in_order_module.InOrder.settle
+
+    def settled(in_order: in_order_module.InOrder) -> Mapping[int, int]:
+        nonlocal most
+        kept = [each for pieces in in_order._kept.values() for each in pieces]
+        most = max(most, sum(len(each.times_ms) for each in kept))
+        return settle(in_order)
+
+    monkeypatch.setattr(in_order_module.InOrder, "settle", settled)
     send(whole, bursts[:3_000], by_hour)
     send(apart, bursts[:3_000], by_hour)
     assert vectors(decide(apart)) == vectors(decide(whole))
     assert n_late(apart) == 0
+    assert 50 <= most <= 2 * 150
 
 
 @pytest.mark.parametrize("far_ms", [40 * HOUR_MS, -40 * HOUR_MS])

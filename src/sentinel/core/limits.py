@@ -368,6 +368,10 @@ STREAM_FEEDBACK_CATCH_UP_S = 240.0
 # How long a partition that gives nothing keeps others, ahead of it in event time, waiting: a leader
 # is elected in less, and what is read live waits no longer than this.
 STREAM_SILENT_S_MAX = 3.0
+# Events that are kept until partitions that are behind have come near, all partitions together:
+# four reads of each of 32, 100 MB of payments; and of one partition, in reads of the full size.
+STREAM_KEPT_MAX = 300_000
+STREAM_KEPT_READS_MAX = 4
 # With transactions: how long the broker keeps one open whose worker is silent; longer than a batch
 # waits for feedback, and a third of what a broker grants (transaction.max.timeout.ms).
 STREAM_TRANSACTION_S_MAX = 300.0

@@ -126,6 +126,11 @@ class Alignment:
         return partition in self._held
 
     @property
+    def n_partitions(self) -> int:
+        """How many partitions there are."""
+        return len(self._times_ms)
+
+    @property
     def n_held(self) -> int:
         """How many partitions are held."""
         return len(self._held)

@@ -24,7 +24,7 @@ from sentinel.streaming.stream.alignment import (
     medians_around,
     time_of_last,
 )
-from sentinel.streaming.stream.event_log import GroupLog, KeyedBatch, cut
+from sentinel.streaming.stream.event_log import KeyedBatch, cut
 from sentinel.streaming.stream.pauses import Pauses, Why
 
 Int64Array = npt.NDArray[np.int64]
@@ -45,7 +45,6 @@ class InOrder:
 
     Parameters
     ----------
-    log : GroupLog
     pauses : Pauses
     alignment : Alignment
     event_time : str
@@ -54,30 +53,27 @@ class InOrder:
         Holds raw events against the contract, without an effect.
     n_behind : callable
         Events of a partition that were not carried yet; None where nobody knows.
-    n_kept_max : int
-        Events that are kept of a partition before it is paused.
+    n_events_batch : int
+        Events of one read at most.
     """
 
     def __init__(
         self,
-        log: GroupLog,
         pauses: Pauses,
         alignment: Alignment,
         *,
         event_time: str,
         decode: Callable[[RawBatch], EventBatch],
         n_behind: Callable[[int], int | None],
-        n_kept_max: int,
+        n_events_batch: int,
     ) -> None:
-        self._log = log
         self._pauses = pauses
         self._alignment = alignment
         self._event_time = event_time
         self._decode = decode
         self._n_behind = n_behind
-        self._n_kept_max = n_kept_max
-        # Of each partition that is held what was read of it, in order; nothing where it was too
-        # much for the memory there is.
+        self._n_events_batch = n_events_batch
+        # Of each partition that is held what was read of it, in order.
         self._kept: dict[int, deque[_Kept]] = {}
         # Partitions of which enough is kept.
         self._full: set[int] = set()
@@ -92,6 +88,16 @@ class InOrder:
     def n_waiting(self) -> int:
         """How many partitions wait for others."""
         return self._alignment.n_held
+
+    @property
+    def n_events_read(self) -> int:
+        """Events that may be read at once: so that there is room for a read of each partition."""
+        return min(self._n_events_batch, self._share)
+
+    @property
+    def _share(self) -> int:
+        """Events that may be kept of each partition."""
+        return max(limits.STREAM_KEPT_MAX // max(self._alignment.n_partitions, 1), 1)
 
     # --- coming and going --------------------------------------------------------------------
 
@@ -150,8 +156,8 @@ class InOrder:
             return batch
         n_now = _n_within(times_ms, self._alignment.limit_ms(partition))
         self._alignment.hold(partition, int(times_ms[n_now]))
-        self._kept[partition] = deque()
-        self._keep(_Kept(cut(batch, n_now, raw.n_events), times_ms[n_now:]))
+        rest = _Kept(cut(batch, n_now, raw.n_events), times_ms[n_now:])
+        self._kept[partition] = deque([rest])
         return cut(batch, 0, n_now) if n_now else None
 
     def due(self) -> Iterator[KeyedBatch]:
@@ -161,9 +167,7 @@ class InOrder:
         """
         while (partition := self._alignment.earliest_held()) is not None:
             if self._alignment.is_due(partition):
-                batch = self._next_of(partition)
-                if batch is not None:
-                    yield batch
+                yield self._next_of(partition)
             elif not self._is_news(partition):
                 return
 
@@ -186,12 +190,12 @@ class InOrder:
 
     def settle(self) -> dict[int, int]:
         """Pause and resume, at the end of a turn; return the ends that were passed in it."""
-        is_roomy = self._n_kept() <= limits.STREAM_WAITING_MAX // 2
+        n_max = min(self._share, limits.STREAM_KEPT_READS_MAX * self._n_events_batch)
         for partition, kept in self._kept.items():
             n_events = sum(len(each.times_ms) for each in kept)
-            if n_events >= self._n_kept_max:
+            if n_events >= n_max:
                 self._full.add(partition)
-            elif is_roomy and 0 < n_events <= self._n_kept_max // 2:
+            elif n_events <= n_max // 2:
                 self._full.discard(partition)
         self._pauses.add(Why.AHEAD, self._full)
         self._pauses.remove(Why.AHEAD, self._kept.keys() - self._full)
@@ -200,17 +204,15 @@ class InOrder:
 
     # --- private -----------------------------------------------------------------------------
 
-    def _next_of(self, partition: int) -> KeyedBatch | None:
-        """Take what may be carried now out of what is kept, None: nothing is, it was too much."""
+    def _next_of(self, partition: int) -> KeyedBatch:
+        """Take what may be carried now out of what is kept."""
         pieces = self._kept[partition]
-        batch = None
-        if pieces:
-            kept = pieces.popleft()
-            batch, n_events = kept.batch, kept.batch.raw.n_events
-            n_now = _n_within(kept.times_ms, self._alignment.limit_ms(partition))
-            if n_now < n_events:
-                pieces.appendleft(_Kept(cut(batch, n_now, n_events), kept.times_ms[n_now:]))
-                batch = cut(batch, 0, n_now)
+        kept = pieces.popleft()
+        batch, n_events = kept.batch, kept.batch.raw.n_events
+        n_now = _n_within(kept.times_ms, self._alignment.limit_ms(partition))
+        if n_now < n_events:
+            pieces.appendleft(_Kept(cut(batch, n_now, n_events), kept.times_ms[n_now:]))
+            batch = cut(batch, 0, n_now)
         if pieces:
             self._alignment.hold(partition, int(pieces[0].times_ms[0]))
         else:
@@ -232,20 +234,7 @@ class InOrder:
         times_ms = self._times(batch.raw, before_ms)
         if times_ms is None:
             times_ms = np.full(batch.raw.n_events, before_ms[-1], dtype=np.int64)
-        self._keep(_Kept(batch, times_ms))
-
-    def _keep(self, kept: _Kept) -> None:
-        """Keep a batch in memory where there is room, else have it read once more."""
-        raw = kept.batch.raw
-        if self._n_kept() + raw.n_events <= limits.STREAM_WAITING_MAX:
-            self._kept[raw.partition].append(kept)
-            return
-        self._log.seek(raw.partition, int(raw.positions[0]))
-        self._pauses.say_again(raw.partition)
-        self._full.add(raw.partition)
-
-    def _n_kept(self) -> int:
-        return sum(len(each.times_ms) for pieces in self._kept.values() for each in pieces)
+        self._kept[partition].append(_Kept(batch, times_ms))
 
     def _pass_end(self, partition: int, position: int) -> None:
         self._passed[partition] = position

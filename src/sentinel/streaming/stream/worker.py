@@ -51,10 +51,6 @@ from sentinel.streaming.stream.state import StreamState
 # so: events of one time are then read at very different times.
 _LATE_SHARE_MAX = 0.01
 
-# Batches of a partition that is ahead which are kept before it is paused: partitions that are read
-# at one rate are apart by a fetch or two, and pausing for that costs a fetch each time.
-_KEPT_BATCHES_MAX = 4
-
 
 def _nothing(step: Step) -> None:
     """Nobody looks."""
@@ -169,13 +165,12 @@ class StreamWorker:
         if self._job.partition_key is not None or bound_ms is None:
             return None
         return InOrder(
-            self._log,
             self._places.pauses,
             Alignment(bound_ms, limits.STREAM_SILENT_S_MAX),
             event_time=self._event_time,
             decode=self._look,
             n_behind=self._n_behind,
-            n_kept_max=_KEPT_BATCHES_MAX * self._job.n_events_batch,
+            n_events_batch=self._job.n_events_batch,
         )
 
     def run(
@@ -231,7 +226,9 @@ class StreamWorker:
             what the state and the scorer raise. The worker must then be closed.
         """
         n_before = self._n_carried
-        read = self._log.read(self._job.n_events_batch, limits.STREAM_READ_S_MAX)
+        in_order = self._places.in_order
+        n_events_max = self._job.n_events_batch if in_order is None else in_order.n_events_read
+        read = self._log.read(n_events_max, limits.STREAM_READ_S_MAX)
         if self._places.failure is not None:
             raise self._places.failure
         for partition in read.out_of_range:
