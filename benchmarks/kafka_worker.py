@@ -39,7 +39,7 @@ from sentinel.cli.release import now_ms
 from sentinel.release import LoadedRelease, load_release
 from sentinel.testing.mock_kafka import MockKafka
 
-N_RUNS = 5
+N_RUNS = 3
 N_EVENTS = 200_000
 N_PARTITIONS = 32
 N_BATCH = 2048
@@ -68,7 +68,7 @@ def main() -> None:
         live = at_full_rate(history)
         rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for run in range(N_RUNS):
-            for kind in KINDS:
+            for kind in KINDS if run == 0 else list(KINDS)[:-1]:  # history takes its time
                 lines = history if kind == "history" else live
                 rates[kind].append(measure(folder, lines, kind, run, core=cores[-1]))
         report(N_EVENTS, rates)
