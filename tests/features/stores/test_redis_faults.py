@@ -444,6 +444,7 @@ def test_events_beyond_the_backlog_are_counted_or_held(
             assert caught.value.code is ErrorCode.STORE_UNREACHABLE
         else:
             feed(store, log[1])
+            assert f"{log[1].n_rows} found no room to wait" in store.trouble
         assert store.n_backlog == log[0].n_rows
         assert store.store_counts.unapplied_events == (0 if is_fenced else log[1].n_rows)
         server.start()

@@ -245,7 +245,10 @@ class RedisStore(RedisReplica):
         if self.fault is None and not self._backlog:
             return ""
         cause = f"{self.fault.code}: {self.fault.got}" if self.fault is not None else "catching up"
-        return f"store {self.link.address.shown}: {cause}; {self._n_backlog} events wait for it"
+        waiting = f"{self._n_backlog} events wait for it"
+        if n_dropped := self.store_counts.unapplied_events:
+            waiting += f", {n_dropped} found no room to wait"
+        return f"store {self.link.address.shown}: {cause}; {waiting}"
 
     def tend(self) -> None:
         """Ask whether Redis answers, every ``STORE_TEND_S``, and apply what waits."""
