@@ -384,3 +384,24 @@ def test_three_partitions_of_a_broker_are_decided_in_the_order_of_their_events(
         values = [record.value() for record in records]
         found.append(vectors({json.loads(v)["event_id"].encode(): v for v in values}))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("first", [0, 40, 300])
+@pytest.mark.parametrize("partition", [0, 1, 2])
+def test_suspects_of_a_death_wait_for_their_turn_as_all_others_do(
+    rigs: Callable[..., Rig], bursts: list[bytes], partition: int, first: int
+) -> None:
+    """A process died at a batch that was only looked at: one by one, and still in order."""
+    whole, apart = rigs(1), rigs(3, n_events_batch=700)
+    send(whole, bursts[:3_000], by_hour)
+    send(apart, bursts[:3_000], by_hour)
+    expected = vectors(decide(whole))
+    apart.start()
+    apart.drain_some(2)
+    assert apart.state is not None
+    apart.state.marker.enter(partition, first, first + 700)
+    apart.close()
+    apart.start()
+    apart.drain()
+    assert n_late(apart) == 0
+    assert vectors(decisions_of(apart)) == expected

@@ -49,8 +49,8 @@ class InOrder:
     alignment : Alignment
     event_time : str
         The field that holds it.
-    decode : callable
-        Holds raw events against the contract, without an effect.
+    look : callable
+        Takes raw events, returns rows and times of those that keep the contract; no effect.
     n_behind : callable
         Events of a partition that were not carried yet; None where nobody knows.
     n_events_batch : int
@@ -63,14 +63,14 @@ class InOrder:
         alignment: Alignment,
         *,
         event_time: str,
-        decode: Callable[[RawBatch], EventBatch],
+        look: Callable[[RawBatch], tuple[Int64Array, Int64Array]],
         n_behind: Callable[[int], int | None],
         n_events_batch: int,
     ) -> None:
         self._pauses = pauses
         self._alignment = alignment
         self._event_time = event_time
-        self._decode = decode
+        self._look = look
         self._n_behind = n_behind
         self._n_events_batch = n_events_batch
         # Of each partition that is held what was read of it, in order.
@@ -148,8 +148,8 @@ class InOrder:
         if not self._alignment.is_needed or self._alignment.limit_ms(partition) is None:
             return batch
         if raw.n_events > 2 * N_AROUND:
-            last = self._decode(_last_of(raw, N_AROUND))
-            if last.n_rows and not self._is_beyond(partition, time_of_last(self._column(last))):
+            _, last_ms = self._look(_last_of(raw, N_AROUND))
+            if len(last_ms) and not self._is_beyond(partition, time_of_last(last_ms)):
                 return batch
         times_ms = self._times(raw, self._last_ms[partition])
         if times_ms is None or not self._is_beyond(partition, int(times_ms.max())):
@@ -245,11 +245,11 @@ class InOrder:
 
     def _times(self, raw: RawBatch, before_ms: Int64Array) -> Int64Array | None:
         """Say of each event about when it was; a refused one has the time of a neighbour."""
-        events = self._decode(raw)
-        if not events.n_rows:
+        rows, known_ms = self._look(raw)
+        if not len(rows):
             return None
-        times_ms = medians_around(self._column(events), before_ms)
-        row = np.searchsorted(events.rows, np.arange(raw.n_events), side="right") - 1
+        times_ms = medians_around(known_ms, before_ms)
+        row = np.searchsorted(rows, np.arange(raw.n_events), side="right") - 1
         return times_ms[np.maximum(row, 0)]
 
     def _is_beyond(self, partition: int, time_ms: int) -> bool:

@@ -26,7 +26,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sentinel.contract import Decoded, EventBatch, RawBatch, Refusal
+import numpy as np
+import numpy.typing as npt
+
+from sentinel.contract import Decoded, RawBatch, Refusal
 from sentinel.contract.codes import RefusalCode
 from sentinel.contract.refusal import Fault
 from sentinel.core import limits
@@ -50,6 +53,10 @@ from sentinel.streaming.stream.state import StreamState
 # Share of events that come too late for a window, beyond which a worker of several partitions says
 # so: events of one time are then read at very different times.
 _LATE_SHARE_MAX = 0.01
+
+Int64Array = npt.NDArray[np.int64]
+
+_NONE = np.empty(0, dtype=np.int64)
 
 
 def _nothing(step: Step) -> None:
@@ -168,7 +175,7 @@ class StreamWorker:
             self._places.pauses,
             Alignment(bound_ms, limits.STREAM_SILENT_S_MAX),
             event_time=self._event_time,
-            decode=self._look,
+            look=self._look,
             n_behind=self._n_behind,
             n_events_batch=self._job.n_events_batch,
         )
@@ -289,19 +296,14 @@ class StreamWorker:
     # --- a batch -----------------------------------------------------------------------------
 
     def _take(self, batch: KeyedBatch) -> None:
-        """Take one batch as it was read, and carry what is not too far ahead of the others.
-
-        After a death events are carried one by one, and none is looked at before its turn.
-        """
+        """Take one batch as it was read, and carry what is not too far ahead of the others."""
         raw, in_order = batch.raw, self._places.in_order
         if raw.partition not in self._places.next:
             return
         chosen: KeyedBatch | None = batch
         if in_order is not None:
             in_order.gave(raw.partition)
-            screen = self._shelf.state(raw.partition).screen
-            if len(screen.pieces(raw.source, raw.partition, raw.positions)) == 1:
-                chosen = in_order.admit(batch)
+            chosen = in_order.admit(batch)
         if chosen is not None:
             self._carry_pieces(chosen)
 
@@ -319,14 +321,25 @@ class StreamWorker:
                     break
         return in_order.settle()
 
-    def _look(self, raw: RawBatch) -> EventBatch:
-        """Look into events before their turn; a process that dies of it says where."""
-        marker = self._shelf.state(raw.partition).marker
-        marker.enter(raw.partition, int(raw.positions[0]), int(raw.positions[-1]) + 1)
-        try:
-            return self._scorer.decode(raw).events
-        finally:
-            marker.leave()
+    def _look(self, raw: RawBatch) -> tuple[Int64Array, Int64Array]:
+        """Look at the times of events before their turn; a process that dies of it says where.
+
+        After a death suspects are looked at one by one, and poison is not, as they are carried.
+        """
+        state = self._shelf.state(raw.partition)
+        rows, times_ms = [_NONE], [_NONE]
+        for piece in state.screen.pieces(raw.source, raw.partition, raw.positions):
+            if piece.is_poison:
+                continue
+            part = cut(KeyedBatch(raw, None), piece.first, piece.end).raw
+            state.marker.enter(raw.partition, int(part.positions[0]), int(part.positions[-1]) + 1)
+            try:
+                events = self._scorer.decode(part).events
+            finally:
+                state.marker.leave()
+            rows.append(events.rows + piece.first)
+            times_ms.append(events.column(self._event_time))
+        return np.concatenate(rows), np.concatenate(times_ms)
 
     def _carry_pieces(self, batch: KeyedBatch) -> None:
         """Carry one batch, or the parts of it that are called for."""

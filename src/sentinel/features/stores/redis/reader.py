@@ -296,10 +296,8 @@ class FeatureReader:
         if found == STRANGE:
             # An error, or rows of something else: asked once more, so that it is named.
             link.close()
-            (told,) = link.call([("MGET", *self._keys.row_keys(kind.number, keys))])
-            raise corrupt(
-                "rows", f"{8 * kind.n_words} bytes a row, sealed, of its key", type(told).__name__
-            )
+            link.call([("MGET", *self._keys.row_keys(kind.number, keys))])
+            raise corrupt("rows", "rows of their keys whose checksums hold", "another row")
 
     def _take_from_shards(
         self,
