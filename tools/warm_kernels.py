@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numba
 
-import sentinel.core.native  # noqa: F401 -- it sets the folder of the cache
+import sentinel.core.native
 from sentinel.cli.boundary import run_command
 from sentinel.cli.main import app
 
@@ -27,7 +28,9 @@ pipeline = dataclasses.replace(pipeline, model=few_trees)
 def main() -> int:
     """Simulate, train, build and replay; quiet unless something fails."""
     # The folder is named by the digest of all kernels: a change in one of them starts a new one.
-    mark = Path(numba.config.CACHE_DIR) / "warm"
+    # Within it each place of the package has kernels of its own.
+    place = hashlib.sha256(str(Path(sentinel.core.native.__file__).parent).encode()).hexdigest()
+    mark = Path(numba.config.CACHE_DIR) / f"warm-{place[:16]}"
     if mark.exists():
         return 0
     started = time.monotonic()
